@@ -1,0 +1,52 @@
+"""What every test with real containers needs: a Docker client that is known to work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("OPTML_REQUIRE_DOCKER") == "1":
+        pytest.fail(f"{reason} (and OPTML_REQUIRE_DOCKER=1)")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def search_path() -> str:
+    """Return a PATH on which the programs of this Python environment come first."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="session")
+def program(search_path: str) -> Callable[[str], str]:
+    """Return a function from a program's name to its path, which skips where there is none."""
+
+    def find(name: str) -> str:
+        return shutil.which(name, path=search_path) or _missing(f"{name} is not installed")
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def docker(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `docker(*arguments, check=True)`, which runs the client and captures its output."""
+    client = program("docker")
+
+    def run(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([client, *arguments], capture_output=True, text=True)
+        if check and done.returncode:
+            pytest.fail(f"docker {' '.join(arguments)}: exit {done.returncode}\n{done.stderr}")
+        return done
+
+    info = run("info", check=False)
+    if info.returncode:
+        _missing(f"no Docker engine answers: {info.stderr.strip()}")
+    return run

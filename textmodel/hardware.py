@@ -1,0 +1,88 @@
+"""What the machine offers, each finding with its reason, so that a log can say why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+__all__ = ["Choice", "cpu_count", "device", "precision"]
+
+T = TypeVar("T")
+
+_BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """A value that was chosen, and why."""
+
+    name: str
+    value: T
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.value} ({self.reason})"
+
+
+def cpu_count(cgroup: Path = Path("/sys/fs/cgroup")) -> Choice[int]:
+    """Return how many cores this process may use: the cgroup's quota, else its affinity.
+
+    A container that may use 2 of a host's 64 cores slows down many times with 64 threads.
+    """
+    cores = len(os.sched_getaffinity(0))
+    quota = _cgroup_quota(cgroup)
+    if quota is not None and quota < cores:
+        return Choice("cpus", max(1, round(quota)), f"the cgroup allows {quota:g} of {cores} cores")
+    return Choice("cpus", cores, f"{cores} cores may be used and the cgroup sets no lower limit")
+
+
+def device(requested: str = "auto") -> Choice[str]:
+    """Return `cuda` where a GPU and a torch that can use it are present, else `cpu`."""
+    if requested != "auto":
+        return Choice("device", requested, "as requested")
+    if not Path("/dev/nvidiactl").exists():  # spares CPU containers the seconds of importing torch
+        return Choice("device", "cpu", "no NVIDIA device is visible")
+    try:
+        import torch
+    except ImportError:
+        return Choice("device", "cpu", "this image has no torch")
+    if not torch.cuda.is_available():
+        return Choice("device", "cpu", "torch cannot use the NVIDIA device")
+    return Choice("device", "cuda", torch.cuda.get_device_name())
+
+
+def precision(device: str, requested: str = "auto") -> Choice[str]:
+    """Return `bf16` where the hardware multiplies it, else `fp32`.
+
+    Emulated bf16 is a hundred times slower than fp32, so it is never chosen.
+    """
+    if requested != "auto":
+        return Choice("precision", requested, "as requested")
+    if device == "cuda":
+        import torch
+
+        if torch.cuda.get_device_capability() >= (8, 0):
+            return Choice("precision", "bf16", "the GPU has bf16 tensor cores")
+        return Choice("precision", "fp32", "the GPU has no bf16 tensor cores")
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    present = next((flag for flag in _BF16_FLAGS if flag in flags), None)
+    if present:
+        return Choice("precision", "bf16", f"the CPU has {present}")
+    return Choice("precision", "fp32", f"the CPU has none of {', '.join(_BF16_FLAGS)}")
+
+
+def _cgroup_quota(cgroup: Path) -> float | None:
+    """Read the CPU quota in cores of cgroup v2 or v1; None where there is none."""
+    try:
+        quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        try:
+            quota = (cgroup / "cpu/cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+            period = (cgroup / "cpu/cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        except OSError:
+            return None
+    if quota in ("max", "-1"):
+        return None
+    return int(quota) / int(period)

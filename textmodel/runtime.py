@@ -1,0 +1,140 @@
+"""What executes an encoder: OpenVINO on CPUs, torch on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textmodel.artifact import Artifact, ArtifactError
+from textmodel.hardware import Choice, cpu_count, device, precision
+from textmodel.tokenizer import TokenIds, pad
+
+__all__ = ["OPENVINO_FILES", "RUNTIMES", "Runtime", "load_runtime"]
+
+OPENVINO_FILES = ("openvino/encoder.xml", "openvino/encoder.bin")
+
+
+class Runtime(Protocol):
+    """Executes batches of token ids. Thread-safe."""
+
+    streams: int
+    """How many batches are worth running at the same time."""
+    batch_size: int
+    """How many texts are worth running together while others wait."""
+    bulk_batch_size: int
+    """The same where all texts are known and sorted by length."""
+
+    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+        """Return the encoder's output, (batch, features)."""
+        ...
+
+
+class OpenVINORuntime:
+    """The graph that `train` exported, on the cores of this container."""
+
+    batch_size = 8  # fills a core already; more would only add padding
+    bulk_batch_size = 32
+
+    def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
+        import openvino
+
+        xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
+        self.streams = cpu_count().value
+        compiled = openvino.Core().compile_model(
+            xml,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
+                "NUM_STREAMS": self.streams,
+                "INFERENCE_NUM_THREADS": self.streams,
+                "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
+            },
+        )
+        self._pad_id = pad_id
+        self._inputs = [port.any_name for port in compiled.inputs]
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(self.streams):
+            self._requests.put(compiled.create_infer_request())
+
+    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+        arrays = pad(batch, self._pad_id)
+        request = self._requests.get()
+        try:
+            request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
+            return np.array(request.get_output_tensor(0).data, np.float32)
+        finally:
+            self._requests.put(request)
+
+
+class TorchRuntime:
+    """The Hugging Face weights of the directory, on one GPU (or, slowly, on the CPU)."""
+
+    streams = 1
+    batch_size = 64
+    bulk_batch_size = 256
+
+    def __init__(self, artifact: Artifact, pad_id: int, device: str, precision: str) -> None:
+        import torch
+
+        from textmodel.encoder import load_encoder
+
+        manifest = artifact.manifest
+        artifact.file("model.safetensors")
+        self._torch = torch
+        self._device = device
+        self._pad_id = pad_id
+        self._autocast = precision == "bf16"
+        self._module = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
+        self._module.to(device).eval()
+
+    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+        torch = self._torch
+        arrays = pad(batch, self._pad_id)
+        inputs = [torch.from_numpy(arrays[name]).to(self._device) for name in self._module.inputs]
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device, torch.bfloat16, enabled=self._autocast),
+        ):
+            output: NDArray[np.float32] = self._module(*inputs).float().cpu().numpy()
+        return output
+
+
+RUNTIMES = ("openvino", "torch")
+
+
+def load_runtime(
+    artifact: Artifact, pad_id: int, requested: str = "auto", requested_precision: str = "auto"
+) -> tuple[Runtime, list[Choice[Any]]]:
+    """Load the encoder of `artifact` into the runtime that suits this machine.
+
+    Returns:
+        The runtime, and every choice made on the way with its reason.
+
+    Raises:
+        ArtifactError: the directory lacks what the runtime reads.
+    """
+    on = device()
+    if requested != "auto":
+        chosen = Choice("runtime", requested, "as requested")
+    elif on.value == "cuda":
+        chosen = Choice("runtime", "torch", "it runs on the GPU")
+    elif "openvino" in artifact.manifest.runtimes:
+        chosen = Choice("runtime", "openvino", "the fastest on CPUs")
+    else:
+        chosen = Choice("runtime", "torch", "the model has no OpenVINO graph")
+    if chosen.value == "openvino":
+        on = Choice("device", "cpu", "OpenVINO runs on the CPU")
+    precise = precision(on.value, requested_precision)
+    choices: list[Choice[Any]] = [on, chosen, precise, cpu_count()]
+    if chosen.value not in artifact.manifest.runtimes:
+        raise ArtifactError(
+            f"the model cannot run on {chosen.value}; "
+            f"it was written for {', '.join(artifact.manifest.runtimes)}"
+        )
+    if chosen.value == "openvino":
+        return OpenVINORuntime(artifact, pad_id, precise.value), choices
+    return TorchRuntime(artifact, pad_id, on.value, precise.value), choices

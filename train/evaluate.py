@@ -1,0 +1,102 @@
+"""Measure a classifier on held-out rows, with scikit-learn's metrics."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
+
+from textmodel.classifier import TextClassifier
+from train.data import Dataset, Splits
+from train.progress import progress
+
+__all__ = ["METRIC_REGEX", "Evaluation", "evaluate", "log_metrics"]
+
+log = logging.getLogger(__name__)
+
+METRIC_REGEX = r"\[metric\] {name}=([0-9.eE+-]+)"
+"""The `Regex` of a metric definition, with the metric's name put in."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the classifier said of every held-out row, and how often it was right."""
+
+    metrics: dict[str, float]
+    """By `<split>_<metric>`."""
+    reports: dict[str, Any]
+    rows: list[tuple[str, str, str, str, float]]
+    """Split, text, label, prediction and its score."""
+
+    def write(self, directory: Path) -> None:
+        """Write `evaluation.json` and `predictions.csv`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        report = json.dumps(self.reports, indent=2, ensure_ascii=False)
+        (directory / "evaluation.json").write_text(report + "\n", encoding="utf-8")
+        with (directory / "predictions.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["split", "text", "label", "prediction", "score"])
+            writer.writerows(self.rows)
+
+
+def evaluate(classifier: TextClassifier, splits: Splits) -> Evaluation:
+    """Classify every held-out row with the finished model directory, as the server will."""
+    metrics: dict[str, float] = {}
+    reports: dict[str, Any] = {}
+    rows = []
+    seen = set(splits.train.texts)
+    for name, data in splits.held_out.items():
+        scores = classifier.predict(data.texts, progress(log, f"evaluating {name}"))
+        best = scores.argmax(axis=1)
+        predictions = [classifier.labels[index] for index in best]
+        report = _report(data, predictions)
+        report["texts_also_in_train"] = sum(text in seen for text in data.texts)
+        reports[name] = report
+        metrics |= {
+            f"{name}_accuracy": report["accuracy"],
+            f"{name}_macro_f1": report["macro_f1"],
+        }
+        rows += [
+            (name, text, label, prediction, round(float(score), 6))
+            for text, label, prediction, score in zip(
+                data.texts, data.labels, predictions, scores.max(axis=1), strict=True
+            )
+        ]
+    return Evaluation(metrics, reports, rows)
+
+
+def log_metrics(metrics: dict[str, float]) -> None:
+    """Print one line a metric, in the form that METRIC_REGEX finds."""
+    for name, value in metrics.items():
+        log.info("[metric] %s=%.6g", name, value)
+
+
+def _report(data: Dataset, predictions: Sequence[str]) -> dict[str, Any]:
+    labels = sorted({*data.labels, *predictions})
+    matrix: NDArray[np.int64] = confusion_matrix(data.labels, predictions, labels=labels)
+    per_label = classification_report(
+        data.labels, predictions, labels=labels, output_dict=True, zero_division=0
+    )
+    return {
+        "rows": len(data),
+        "accuracy": float(accuracy_score(data.labels, predictions)),
+        "macro_f1": float(f1_score(data.labels, predictions, average="macro", zero_division=0)),
+        "weighted_f1": float(
+            f1_score(data.labels, predictions, average="weighted", zero_division=0)
+        ),
+        "per_label": {label: per_label[label] for label in labels},
+        "confusion_matrix": {
+            "labels": labels,
+            "rows_are": "true labels",
+            "columns_are": "predictions",
+            "counts": matrix.tolist(),
+        },
+    }

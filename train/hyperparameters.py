@@ -1,0 +1,181 @@
+"""Every hyperparameter: its type, default, limits and meaning, in this one place."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from train.errors import UserError
+
+__all__ = ["ALIASES", "IGNORED", "Hyperparameters", "parse", "table"]
+
+# The names of Hugging Face's SageMaker examples and of its Trainer.
+ALIASES = {
+    "batch_size": "train_batch_size",
+    "lr": "learning_rate",
+    "max_seq_length": "max_length",
+    "model_id": "model_name",
+    "model_name_or_path": "model_name",
+    "num_train_epochs": "epochs",
+    "per_device_train_batch_size": "train_batch_size",
+    "target_column": "label_column",
+}
+
+# Names that scripts for other containers need and that have nothing to set in this one.
+IGNORED = frozenset(
+    {
+        "eval_batch_size",
+        "model_dir",
+        "output_data_dir",
+        "output_dir",
+        "per_device_eval_batch_size",
+    }
+)
+
+
+def _option(default: Any, description: str, recipes: str = "all", **limits: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"recipes": recipes}, **limits)
+
+
+class Hyperparameters(BaseModel):
+    """The hyperparameters of a job, validated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # What to train, and on what.
+    recipe: Literal["forest", "logistic", "finetune"] = _option(
+        "forest", "what to train: a classifier on frozen embeddings, or the whole encoder"
+    )
+    model_name: str = _option(
+        "all-MiniLM-L6-v2",
+        "the encoder: a directory, a channel, the name of the one in the image, or a Hub id",
+    )
+    text_column: str | None = _option(None, "the column of the texts; found by its name if not set")
+    label_column: str | None = _option(
+        None, "the column of the labels; found by its name if not set"
+    )
+    encoding: str = _option("utf-8", "how the files' characters are encoded")
+    validation_split: float = _option(
+        0.1, "the part held out where no validation or test channel is given", gt=0, lt=1
+    )
+    max_length: int | None = _option(
+        None, "tokens of one text, the rest is cut; the encoder's own limit if not set", ge=4
+    )
+    seed: int = _option(42, "the seed of everything that is random", ge=0, lt=2**32)
+
+    # Embeddings.
+    pooling: Literal["auto", "mean", "cls", "max"] = _option(
+        "auto",
+        "how token states become one vector; auto: as the encoder declares, else mean",
+        "forest, logistic",
+    )
+    normalize: bool = _option(True, "scale embeddings to length 1", "forest, logistic")
+
+    # Fewer than three rows a leaf let the forest grow by half and gain nothing on held-out rows.
+    n_estimators: int = _option(200, "trees", "forest", ge=1, le=10_000)
+    max_depth: int | None = _option(None, "levels of a tree; no limit if not set", "forest", ge=1)
+    min_samples_leaf: int = _option(3, "rows that a leaf holds at least", "forest", ge=1)
+    max_features: Literal["sqrt", "log2"] | float = _option(
+        "sqrt", "features that a split looks at; a number is a fraction of them", "forest"
+    )
+
+    # Embeddings of length 1 want a weaker penalty than scikit-learn's 1.0.
+    C: float = _option(10.0, "inverse strength of the L2 penalty", "logistic", gt=0)
+    max_iter: int = _option(1000, "iterations of the solver at most", "logistic", ge=1)
+
+    epochs: float = _option(3.0, "passes over the training texts", "finetune", gt=0)
+    train_batch_size: int = _option(32, "texts of one step", "finetune", ge=1)
+    learning_rate: float = _option(5e-5, "the highest of the schedule", "finetune", gt=0, lt=1)
+    warmup_steps: float = _option(
+        0.1, "steps of rising learning rate; below 1 a fraction of all steps", "finetune", ge=0
+    )
+    weight_decay: float = _option(0.01, "AdamW's weight decay", "finetune", ge=0)
+
+
+def parse(raw: Mapping[str, Any]) -> Hyperparameters:
+    """Validate the content of `hyperparameters.json`.
+
+    Raises:
+        UserError: with a line for every name or value that is wrong.
+    """
+    values: dict[str, Any] = {}
+    for name, value in raw.items():
+        if name.startswith(("sagemaker_", "_")) or name in IGNORED:
+            continue
+        field = ALIASES.get(name, name).replace("-", "_")
+        if field in values:
+            raise UserError(f"hyperparameter {name}: {field} is already set; give it once")
+        values[field] = _unquote(value)
+    try:
+        return Hyperparameters(
+            **{name: value for name, value in values.items() if value is not None}
+        )
+    except ValidationError as error:
+        raise UserError("\n".join(map(_explain, error.errors()))) from None
+
+
+def table() -> list[tuple[str, str, str, str, str]]:
+    """Return name, default, what is allowed, recipes and meaning of every hyperparameter."""
+    rows = []
+    for name, field in Hyperparameters.model_fields.items():
+        extra = field.json_schema_extra
+        assert isinstance(extra, dict)
+        default = "not set" if field.default is None else _show(field.default)
+        rows.append(
+            (name, default, _allowed(field), str(extra["recipes"]), field.description or "")
+        )
+    return rows
+
+
+def _unquote(value: Any) -> Any:
+    """Undo what senders do to a value: SDK v2 JSON-encodes it, others use `str()`."""
+    if not isinstance(value, str):
+        return value
+    if len(value) > 1 and value.startswith('"') and value.endswith('"'):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return value
+    return None if value in ("", "None", "null") else value
+
+
+def _explain(error: ErrorDetails) -> str:
+    name = str(error["loc"][0])
+    if error["type"] == "extra_forbidden":
+        known = sorted({*Hyperparameters.model_fields, *ALIASES})
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return f"unknown hyperparameter {name}: {hint}"
+    allowed = _allowed(Hyperparameters.model_fields[name])
+    return f"hyperparameter {name}={error['input']!r} is not allowed: it must be {allowed}"
+
+
+def _allowed(field: FieldInfo) -> str:
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    limits = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+    options = get_args(field.annotation) if get_origin(field.annotation) is not Literal else ()
+    parts = []
+    for option in options or (field.annotation,):
+        if get_origin(option) is Literal:
+            parts.append("one of " + ", ".join(map(str, get_args(option))))
+        elif option in kinds:
+            parts.append(kinds[option])
+    bounds = [
+        f"{word} {_show(getattr(item, key))}"
+        for item in field.metadata
+        for key, word in limits.items()
+        if getattr(item, key, None) is not None
+    ]
+    return " or ".join(parts) + (f", {' and '.join(bounds)}" if bounds else "")
+
+
+def _show(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,138 @@
+"""The encoder and a classification head, fine-tuned with Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from typing import Any
+
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from textmodel.artifact import Manifest, library_versions
+from textmodel.encoder import Encoder, export_openvino, load_tokenizer, text_limits
+from textmodel.hardware import device, precision
+from train.errors import Stopped
+from train.evaluate import log_metrics
+from train.progress import progress
+from train.recipes.fitting import Fitting
+from train.stopping import Stop
+
+log = logging.getLogger(__name__)
+
+
+def fit(fitting: Fitting) -> Manifest:
+    settings = fitting.settings
+    set_seed(settings.seed)
+    tokenizer = load_tokenizer(fitting.encoder)
+    max_length = text_limits(fitting.encoder, tokenizer).cut(settings.max_length)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        fitting.encoder,
+        num_labels=len(fitting.labels),
+        id2label=dict(enumerate(fitting.labels)),
+        label2id={label: index for index, label in enumerate(fitting.labels)},
+        use_safetensors=True,
+    )
+    token_ids = tokenizer(fitting.train.texts, truncation=True, max_length=max_length)["input_ids"]
+    rows = [
+        {"input_ids": ids, "labels": int(target)}
+        for ids, target in zip(token_ids, fitting.targets, strict=True)
+    ]
+    on = device()
+    precise = precision(on.value)
+    log.info("%s", on)
+    log.info("%s", precise)
+    with tempfile.TemporaryDirectory() as scratch:
+        arguments = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.train_batch_size,
+            learning_rate=settings.learning_rate,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            seed=settings.seed,
+            bf16=precise.value == "bf16",
+            use_cpu=on.value == "cpu",
+            train_sampling_strategy="group_by_length",
+            logging_steps=50,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        trainer = Trainer(
+            model,
+            arguments,
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            callbacks=[_Lines(), _EndOnRequest(fitting.stop)],
+        )
+        trainer.remove_callback(PrinterCallback)
+        with fitting.stop.deferred():
+            trainer.train()
+    if fitting.stop.requested:
+        if trainer.state.global_step == 0:
+            raise Stopped("before the first step")
+        log.warning("stopped at step %d: the model so far is kept", trainer.state.global_step)
+    model.to("cpu").eval()
+    model.save_pretrained(fitting.directory)
+    tokenizer.save_pretrained(fitting.directory)
+    export_openvino(Encoder(model, pooling=None, normalize=False), fitting.directory)
+    return Manifest(
+        task="text-classification",
+        recipe=settings.recipe,
+        labels=fitting.labels,
+        max_length=max_length,
+        pooling=None,
+        normalize=False,
+        head="softmax",
+        runtimes=("openvino", "torch"),
+        base_model=settings.model_name,
+        versions=library_versions(),
+    )
+
+
+class _Lines(TrainerCallback):
+    """Prints progress and the loss as lines of their own."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress = progress(log, "fine-tuning, steps")
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._progress(state.global_step, state.max_steps)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if logs and "loss" in logs:
+            log_metrics({"loss": float(logs["loss"])})
+
+
+class _EndOnRequest(TrainerCallback):
+    """Ends the training after the step in which the platform asked for it."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._stop.requested:
+            control.should_training_stop = True
