@@ -1,0 +1,46 @@
+"""`serve`: what SageMaker runs as `docker run IMAGE serve`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from serve.settings import Settings, SettingsError, table
+
+log = logging.getLogger("serve")
+
+
+def main() -> int:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(_help())
+        return 0
+    from serve.launcher import configure_logging, launch
+    from textmodel.artifact import Artifact, ArtifactError
+
+    configure_logging()
+    try:
+        settings = Settings.from_environment()
+        Artifact.open(settings.model)  # before any server starts: the cause is the last log line
+    except (SettingsError, ArtifactError) as error:
+        log.error("%s", error)
+        return 1
+    launch(settings)
+    return 0
+
+
+def _help() -> str:
+    rows = [f"  {name} ({default}): {meaning}" for name, default, meaning in table()]
+    return "\n".join(
+        [
+            "usage: serve    (docker run IMAGE serve, or python -m serve)",
+            "",
+            "Answers GET /ping and POST /invocations with the model in /opt/ml/model.",
+            "",
+            "Environment variables, with defaults:",
+            *rows,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
