@@ -50,3 +50,17 @@ def docker(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedP
     if info.returncode:
         _missing(f"no Docker engine answers: {info.stderr.strip()}")
     return run
+
+
+@pytest.fixture(scope="session")
+def image(docker: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[str], str]:
+    """Return a function from train, serve or both to that CPU image, which skips if not built."""
+    prefix = os.environ.get("OPTML_IMAGE_PREFIX", "optml")
+
+    def find(target: str) -> str:
+        name = f"{prefix}-{target}-cpu:test"
+        if docker("image", "inspect", name, check=False).returncode:
+            _missing(f"{name} is not built (build_and_push.sh --no-push --tag test)")
+        return name
+
+    return find

@@ -1,0 +1,62 @@
+# Everything that this repository can do for a developer. `make` alone lists it.
+
+PYTHON ?= python3
+TAG ?= test
+# Certificates that image builds need behind a company proxy; see build_and_push.sh --help.
+export CA_BUNDLE ?= $(SSL_CERT_FILE)
+
+bin := .venv/bin
+engine := $(shell docker info >/dev/null 2>&1 && echo yes)
+
+.PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-images lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(bin)/ready ## prepare .venv with what requirements.txt pins
+
+$(bin)/ready: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv .venv
+	$(bin)/pip install --quiet --no-deps --require-hashes --requirement requirements.txt || \
+		{ echo 'torch+cpu is not on PyPI: see docker/wheelhouse/README.md' >&2; exit 1; }
+	touch $@
+
+wheelhouse: setup ## fetch the CPU wheel of torch for image builds
+	@ls docker/wheelhouse/torch-*.whl >/dev/null 2>&1 || { \
+		awk '/^torch==/ { on = 1 } on { print } on && !/\\$$/ { exit }' docker/locks/train-cpu.txt \
+			> $(bin)/torch.txt && \
+		$(bin)/pip download --quiet --no-deps --require-hashes --requirement $(bin)/torch.txt \
+			--dest docker/wheelhouse; }
+
+images: wheelhouse ## build the three CPU images as optml-*-cpu:$(TAG)
+	./build_and_push.sh --no-push --target train --target serve --target both --tag $(TAG)
+
+demo: setup $(if $(engine),wheelhouse) ## train on the messages that ship here, serve, ask, stop
+	local_test/demo.sh
+
+lint: setup ## ruff, mypy --strict, shellcheck, hadolint
+	$(bin)/ruff format --check .
+	$(bin)/ruff check .
+	$(bin)/mypy
+	$(bin)/shellcheck --external-sources build_and_push.sh docker/lock docker/make-venv \
+		local_test/*.sh .ci/run .ci/engine
+	$(bin)/hadolint docker/Dockerfile
+
+unit: setup ## the tests that need no Docker engine
+	$(bin)/pytest -m 'not container'
+
+test: lint $(if $(engine),images) ## lint and all tests; those with containers where there is an engine
+	$(bin)/pytest
+
+bench-accuracy: images ## train and ask the images on the data sets in $(DATA)
+	$(bin)/python bench/accuracy.py $(DATA)
+
+bench-images: images ## size of the images and time to the first answer
+	$(bin)/python bench/images.py
+
+lock: setup ## pin the dependencies anew, in requirements.txt and docker/locks
+	PATH="$(CURDIR)/$(bin):$$PATH" docker/lock --upgrade
+
+clean: ## remove what was built here
+	rm -rf .venv local_test/opt_ml docker/wheelhouse/*.whl

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+ROOT = Path(__file__).resolve().parents[2]
+Start = Callable[..., "Server"]
+
+
+class Server:
+    """`python -m serve` on a free port of the loopback."""
+
+    def __init__(self, tree: Path, log: Path, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "serve"],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={
+                    **os.environ,
+                    "SAGEMAKER_BASE_DIR": str(tree),
+                    "SAGEMAKER_BIND_TO_PORT": str(port),
+                    "OPTML_HOST": "127.0.0.1",
+                    **environment,
+                },
+            )
+
+    def ping(self) -> int:
+        """Return the status of /ping; 0 while nothing listens."""
+        try:
+            return requests.get(f"{self.url}/ping", timeout=2).status_code
+        except requests.ConnectionError:
+            return 0
+
+    def wait(self) -> None:
+        deadline = time.monotonic() + 60
+        while self.ping() != 200:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    servers: list[Server] = []
+
+    def start_one(tree: Path, **environment: str) -> Server:
+        servers.append(Server(tree, tmp_path / f"{len(servers)}.log", **environment))
+        return servers[-1]
+
+    yield start_one
+    for server in servers:
+        server.process.kill()
+        server.process.wait()
