@@ -19,7 +19,7 @@ $(bin)/ready: requirements.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
 	$(PYTHON) -m venv .venv
 	$(bin)/pip install --quiet --no-deps --require-hashes --requirement requirements.txt || \
-		{ echo 'torch+cpu is not on PyPI: see docker/wheelhouse/README.md' >&2; exit 1; }
+		{ echo 'If it was torch+cpu that is missing, see docker/wheelhouse/README.md' >&2; exit 1; }
 	touch $@
 
 wheelhouse: setup ## fetch the CPU wheel of torch for image builds

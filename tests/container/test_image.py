@@ -29,7 +29,7 @@ MB = 1_000_000
 all_targets = pytest.mark.parametrize("target", ["train", "serve", "both"])
 training_targets = pytest.mark.parametrize("target", ["train", "both"])
 programs = pytest.mark.parametrize(
-    ("target", "program"),
+    ("target", "command"),
     [("train", "train"), ("serve", "serve"), ("both", "train"), ("both", "serve")],
 )
 
@@ -122,7 +122,7 @@ def test_code_imports_from_anywhere_without_being_compiled(
 
 @programs
 def test_program_is_python_as_process_1(
-    docker: Docker, image: Callable[[str], str], tmp_path: Path, target: str, program: str
+    docker: Docker, image: Callable[[str], str], tmp_path: Path, target: str, command: str
 ) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "sitecustomize.py").write_text(
@@ -131,24 +131,24 @@ def test_program_is_python_as_process_1(
         "os._exit(0)\n"
     )
     mount = (f"--volume={tmp_path}:/first:ro", "--env=PYTHONPATH=/first")
-    pid, command = docker(*RUN, *mount, image(target), program).stdout.split()
+    pid, arguments = docker(*RUN, *mount, image(target), command).stdout.split()
     assert int(pid) == 1
-    assert command.rstrip("\0").split("\0") == [
+    assert arguments.rstrip("\0").split("\0") == [
         "/opt/venv/bin/python3",
-        f"/opt/optml/bin/{program}",
+        f"/opt/optml/bin/{command}",
     ]
 
 
 @programs
 def test_users_modules_do_not_hide_the_program(
-    docker: Docker, image: Callable[[str], str], tmp_path: Path, target: str, program: str
+    docker: Docker, image: Callable[[str], str], tmp_path: Path, target: str, command: str
 ) -> None:
     tmp_path.chmod(0o755)
     for name in ("train", "serve", "textmodel"):
         (tmp_path / f"{name}.py").write_text("import os; print('hidden', flush=True); os._exit(0)")
     mount = (f"--volume={tmp_path}:/user:ro", "--env=PYTHONPATH=/user", "--workdir=/user")
     # There is neither data nor a model: the program itself has to say so.
-    done = docker(*RUN, *mount, image(target), program, check=False)
+    done = docker(*RUN, *mount, image(target), command, check=False)
     assert done.returncode != 0
     assert "hidden" not in done.stdout
 

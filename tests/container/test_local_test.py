@@ -19,7 +19,6 @@ Docker = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 LOCAL_TEST = Path(__file__).parents[2] / "local_test"
-PREFIX = os.environ.get("OPTML_IMAGE_PREFIX", "optml")
 
 STAND_IN = """\
 FROM debian:bookworm-slim
@@ -30,7 +29,7 @@ TRAIN = """\
 #!/bin/bash
 trap 'echo stopped > /opt/ml/model/state; exit 4' TERM
 {
-    echo "user $(id -u), host $(hostname) is X"
+    echo "user $(id -u), host $(hostname) is $(getent hosts algo-1 | cut -d' ' -f1)"
     echo "interfaces $(ls /sys/class/net)"
     echo "job $TRAINING_JOB_NAME in $AWS_REGION, GREETING=$GREETING"
 } > /opt/ml/model/state
@@ -101,9 +100,11 @@ def test_stop_reaches_process_1_and_the_model_is_packed(
 
 
 @pytest.fixture(scope="module", params=[("train", "serve"), ("both", "both")], ids="+".join)
-def port(request: pytest.FixtureRequest, docker: Docker, run: Run) -> Iterator[str]:
+def port(
+    request: pytest.FixtureRequest, docker: Docker, image: Callable[[str], str], run: Run
+) -> Iterator[str]:
     """Train in one image, serve in the other, and yield the port."""
-    train, serve = (_image(docker, kind) for kind in request.param)
+    train, serve = (image(kind) for kind in request.param)
     done = run("train_local.sh", train, "--", "n_estimators=20")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -117,14 +118,6 @@ def port(request: pytest.FixtureRequest, docker: Docker, run: Run) -> Iterator[s
     stopped = run("serve_local.sh", "--port", number, "--stop")
     assert stopped.returncode == 0, stopped.stderr
     assert not docker("ps", "--all", "--quiet", "--filter", f"name=optml-serve-{number}").stdout
-
-
-def _image(docker: Docker, kind: str) -> str:
-    name = f"{PREFIX}-{kind}-cpu:test"
-    if docker("image", "inspect", name, check=False).returncode:
-        leave = pytest.fail if os.environ.get("OPTML_REQUIRE_DOCKER") == "1" else pytest.skip
-        leave(f"no image {name}; type: ./build_and_push.sh --target {kind} --tag test --no-push")
-    return name
 
 
 def test_sample_messages_are_told_apart(run: Run, port: str) -> None:

@@ -46,6 +46,11 @@ class Server:
         except requests.ConnectionError:
             return 0
 
+    def worker(self) -> int:
+        """Return the process id of gunicorn's only worker."""
+        pid = self.process.pid
+        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+
     def wait(self) -> None:
         deadline = time.monotonic() + 60
         while self.ping() != 200:

