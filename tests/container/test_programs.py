@@ -1,0 +1,154 @@
+"""The programs in their images, under the strictest rules that the platform may set."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.container
+
+Docker = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[..., str]
+
+ROOT = Path(__file__).resolve().parents[2]
+STRICT = ("--network=none", "--read-only", "--tmpfs=/tmp", "--user=65534:65534")
+# A container without a network can be asked only from within.
+ASK = """\
+import sys, urllib.request
+url, *body = "http://127.0.0.1:8080" + sys.argv[1], *map(str.encode, sys.argv[2:])
+print(urllib.request.urlopen(url, *body, timeout=60).read().decode())
+"""
+
+
+@pytest.fixture
+def start(docker: Docker) -> Iterator[Start]:
+    """Yield a function that starts a container in the background and returns its name."""
+    names: list[str] = []
+
+    def run(*arguments: str) -> str:
+        names.append(f"test-{uuid.uuid4().hex[:12]}")
+        docker("run", "--detach", "--name", names[-1], *arguments)
+        return names[-1]
+
+    yield run
+    for name in names:
+        docker("rm", "--force", name)
+
+
+def lay_out(parent: Path, **hyperparameters: object) -> Path:
+    """Return an /opt/ml tree that any user of a container may use."""
+    directory = parent / "opt_ml"
+    arguments = ["--channel", f"train={ROOT / 'local_test/data/messages.csv'}"]
+    for name, value in hyperparameters.items():
+        arguments += ["--hyperparameter", f"{name}={value}"]
+    program = [sys.executable, str(ROOT / "local_test/opt_ml.py"), str(directory)]
+    subprocess.run([*program, *arguments], check=True)
+    for path in (parent, *parent.parents[:2]):  # pytest makes them for their owner alone
+        path.chmod(0o755)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(
+    docker: Docker, image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return an /opt/ml tree after a strict job of the train image."""
+    directory = lay_out(tmp_path_factory.mktemp("job"), n_estimators=20)
+    docker("run", "--rm", *STRICT, f"--volume={directory}:/opt/ml", image("train"), "train")
+    return directory
+
+
+def ask(docker: Docker, container: str, *request: str) -> str:
+    return docker("exec", container, "python3", "-c", ASK, *request).stdout
+
+
+def wait_for(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not check():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def answers_ping(docker: Docker, container: str) -> bool:
+    done = docker("exec", container, "python3", "-c", ASK, "/ping", check=False)
+    assert docker("inspect", "--format={{.State.Running}}", container).stdout.strip() == "true", (
+        docker("logs", container, check=False)
+    )
+    return done.returncode == 0
+
+
+@pytest.mark.parametrize("target", ["serve", "both"])
+def test_serve_answers_without_network_on_a_read_only_root_as_nobody(
+    docker: Docker, image: Callable[[str], str], trained: Path, start: Start, target: str
+) -> None:
+    model = f"--volume={trained}/model:/opt/ml/model:ro"
+    container = start(*STRICT, model, image(target), "serve")
+    wait_for(lambda: answers_ping(docker, container))
+    with (trained / "output/data/predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    body = json.dumps({"inputs": [row["text"] for row in rows]})
+    labels = [
+        answer["label"] for answer in json.loads(ask(docker, container, "/invocations", body))
+    ]
+    assert labels == [row["prediction"] for row in rows]
+
+
+def test_an_idle_server_ends_on_sigterm_with_status_0(
+    docker: Docker, image: Callable[[str], str], trained: Path, start: Start
+) -> None:
+    container = start(*STRICT, f"--volume={trained}/model:/opt/ml/model:ro", image("serve"))
+    wait_for(lambda: answers_ping(docker, container))
+    docker("stop", "--time=5", container)  # docker kills after 5 s, with status 137
+    assert docker("inspect", "--format={{.State.ExitCode}}", container).stdout.strip() == "0"
+
+
+def test_a_server_without_a_model_ends_with_the_cause_last(
+    docker: Docker, image: Callable[[str], str]
+) -> None:
+    done = docker("run", "--rm", *STRICT, image("serve"), check=False)
+    assert done.returncode == 1
+    assert "holds no model" in (done.stdout + done.stderr).splitlines()[-1]
+
+
+def test_a_job_at_fault_exits_1_and_names_the_cause_in_the_failure_file(
+    docker: Docker, image: Callable[[str], str], tmp_path: Path
+) -> None:
+    directory = lay_out(tmp_path, recipe="xgboost")
+    job = (*STRICT, f"--volume={directory}:/opt/ml", image("train"), "train")
+    assert docker("run", "--rm", *job, check=False).returncode == 1
+    failure = (directory / "output/failure").read_text()
+    assert "recipe='xgboost'" in failure.splitlines()[0]
+    assert "forest, logistic, finetune" in failure.splitlines()[0]
+
+
+def test_a_fine_tuning_job_that_is_stopped_leaves_a_model_that_serves(
+    docker: Docker, image: Callable[[str], str], tmp_path: Path, start: Start
+) -> None:
+    directory = lay_out(tmp_path, recipe="finetune", epochs=1000)
+    container = start(*STRICT, f"--volume={directory}:/opt/ml", image("train"), "train")
+    wait_for(lambda: "[metric] loss=" in docker("logs", container).stdout)
+    docker("stop", "--time=120", container)
+    assert docker("inspect", "--format={{.State.ExitCode}}", container).stdout.strip() == "0"
+    server = start(*STRICT, f"--volume={directory}/model:/opt/ml/model:ro", image("serve"))
+    wait_for(lambda: answers_ping(docker, server))
+    assert json.loads(ask(docker, server, "/invocations", '"Flood in the valley"'))[0]["label"]
+
+
+def test_a_job_stopped_before_a_model_exists_says_so(
+    docker: Docker, image: Callable[[str], str], tmp_path: Path, start: Start
+) -> None:
+    directory = lay_out(tmp_path, n_estimators=10_000)
+    container = start(*STRICT, f"--volume={directory}:/opt/ml", image("train"), "train")
+    wait_for(lambda: "embedding" in docker("logs", container).stdout)
+    docker("stop", "--time=120", container)
+    assert docker("inspect", "--format={{.State.ExitCode}}", container).stdout.strip() == "143"
+    assert "stopped by SIGTERM" in (directory / "output/failure").read_text().splitlines()[0]
+    assert not list((directory / "model").iterdir())
