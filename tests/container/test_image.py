@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
-import shutil
 import subprocess
-import tarfile
-import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import pytest
+
+from bench.images import layer_sizes
 
 pytestmark = pytest.mark.container
 
@@ -210,29 +208,6 @@ def test_serve_adds_at_most_240_mb_to_a_pull(
     inspect: Inspect, base: dict[str, Any], image: Callable[[str], str]
 ) -> None:
     layers = set(inspect("serve")["RootFS"]["Layers"]) - set(base["RootFS"]["Layers"])
-    sizes = compressed_layers(image("serve"))
+    sizes = layer_sizes(image("serve"))
     assert layers <= sizes.keys(), "docker save does not give layers as plain tar files"
-    assert sum(sizes[layer] for layer in layers) <= 240 * MB
-
-
-def compressed_layers(image: str) -> dict[str, int]:
-    """Return each layer's size as `docker push` sends it, by the digest of its content."""
-    command = [str(shutil.which("docker")), "save", image]
-    sizes = {}
-    with (
-        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
-        tarfile.open(fileobj=process.stdout, mode="r|") as archive,
-    ):
-        for member in archive:
-            if content := archive.extractfile(member) if member.isreg() else None:
-                digest, size = _digest_and_gzip_size(content)
-                sizes[digest] = size
-    return sizes
-
-
-def _digest_and_gzip_size(content: IO[bytes]) -> tuple[str, int]:
-    digest, compressor, size = hashlib.sha256(), zlib.compressobj(6), 0
-    while chunk := content.read(1 << 20):
-        digest.update(chunk)
-        size += len(compressor.compress(chunk))
-    return f"sha256:{digest.hexdigest()}", size + len(compressor.flush())
+    assert sum(compressed for _, compressed in map(sizes.__getitem__, layers)) <= 240 * MB
