@@ -24,7 +24,8 @@ STRICT = ("--network=none", "--read-only", "--tmpfs=/tmp", "--user=65534:65534")
 ASK = """\
 import sys, urllib.request
 url, *body = "http://127.0.0.1:8080" + sys.argv[1], *map(str.encode, sys.argv[2:])
-print(urllib.request.urlopen(url, *body, timeout=60).read().decode())
+request = urllib.request.Request(url, *body, headers={"Content-Type": "application/json"})
+print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
 
 
