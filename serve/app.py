@@ -31,7 +31,7 @@ def create_app(predictor: Predictor, max_body: int) -> Flask:
     @app.post("/invocations")
     def invocations() -> Response:
         media_type, encode = encoder_for(request.accept_mimetypes)
-        payload = decode(request.get_data(cache=False), request.content_type)
+        payload = decode(_body(), request.content_type)
         answers = predictor(payload.texts, payload.parameters)
         return Response(encode(answers), content_type=media_type)
 
@@ -58,6 +58,13 @@ def create_app(predictor: Predictor, max_body: int) -> Flask:
         return answer
 
     return app
+
+
+def _body() -> bytes:
+    body = request.get_data(cache=False)
+    # Without a Content-Length the body ends at the limit; reading on is what raises 413.
+    request.stream.read(1)
+    return body
 
 
 def _error(status: int, code: str, message: str) -> Response:

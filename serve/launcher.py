@@ -5,6 +5,7 @@ One worker process holds the model: more would each hold a copy and fight for th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serve.settings import Settings
@@ -84,14 +86,14 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """A threaded worker that keeps a thread for health checks.
+    """A threaded worker that keeps threads for health checks.
 
     The platform takes a container that does not answer /ping within 2 s for dead, so a ping must
     not queue behind the requests that wait for the model.
     """
 
     def init_process(self) -> None:
-        self._ping_thread = ThreadPoolExecutor(1, thread_name_prefix="ping")
+        self._ping_threads = ThreadPoolExecutor(2, thread_name_prefix="ping")
         super().init_process()
 
     def enqueue_req(self, conn: TConn) -> None:
@@ -100,11 +102,26 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if start is None and not buffered:
             self._wait_for_data(conn)
             return
-        pool = self._ping_thread if start and b" /ping" in start else self.tpool
+        pool = self._ping_threads if start and b" /ping" in start else self.tpool
         future = pool.submit(self.handle, conn)
         future.add_done_callback(
             lambda done: self.method_queue.defer(self.finish_request, conn, done)
         )
+
+    def handle(self, conn: TConn) -> Any:
+        """Serve a request, and close the connection here if it is not kept.
+
+        gunicorn closes it in the thread that accepts all the others, where it waits up to 2 s for
+        the client to close first. That is needed only where the client still sends its body:
+        closing then would cut off the answer, such as 413.
+        """
+        kept = super().handle(conn)
+        if not kept:
+            limit = time.monotonic() + 2
+            with contextlib.suppress(OSError, ParseException):
+                read = conn.parser is not None and conn.parser.finish_body(deadline=limit)
+                conn.close(graceful=not read)
+        return kept
 
     def _wait_for_data(self, conn: TConn) -> None:
         """Let the poller watch a silent connection, so that it occupies no thread."""
