@@ -108,7 +108,7 @@ class Artifact:
         files = {
             path.relative_to(self.directory).as_posix(): _sha256(path)
             for path in sorted(self.directory.rglob("*"))
-            if path.is_file() and path.name != _MANIFEST
+            if path.is_file() and path != self.directory / _MANIFEST
         }
         values = {**asdict(self.manifest), "files": files}
         text = json.dumps(values, indent=2, ensure_ascii=False)
@@ -130,13 +130,16 @@ def writing(directory: Path) -> Iterator[Path]:
         for path in staging.rglob("*"):
             # The server may run as another user, and safetensors writes for the owner alone.
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
-        # The manifest moves last: while it is absent no reader takes the directory for a model.
+        # While the manifest is absent, no reader takes the directory for a model. The directory
+        # itself stays, because it can be a mount point.
         (directory / _MANIFEST).unlink(missing_ok=True)
+        for path in set(directory.iterdir()) - {staging}:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
         for path in sorted(staging.iterdir(), key=lambda path: path.name == _MANIFEST):
-            target = directory / path.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            path.replace(target)
+            path.replace(directory / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -6,12 +6,15 @@ import inspect
 import json
 import logging
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,6 +32,7 @@ __all__ = [
     "TextLimits",
     "export_openvino",
     "load_encoder",
+    "load_for_finetuning",
     "load_tokenizer",
     "text_limits",
 ]
@@ -39,6 +43,11 @@ transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 POOLINGS = ("mean", "cls", "max")
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+# These count positions from behind the id of the padding token.
+_POSITIONS_BEHIND_PADDING = (
+    "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm",
+    "xlm-roberta", "xlm-roberta-xl",
+)  # fmt: skip
 # What sentence-transformers writes to 1_Pooling/config.json, before and since its version 6.
 _POOLING_KEYS = {
     "pooling_mode_mean_tokens": "mean",
@@ -81,49 +90,61 @@ class TextLimits:
 
 
 def load_encoder(directory: Path, pooling: str | None, normalize: bool = False) -> Encoder:
-    """Load the Hugging Face weights of `directory` in fp32.
+    """Load the Hugging Face weights of `directory` in fp32, with a pooling or as a classifier.
 
     Raises:
         ArtifactError: they cannot be loaded as an encoder from safetensors.
     """
     kind = AutoModel if pooling else AutoModelForSequenceClassification
-    try:
-        model = kind.from_pretrained(directory, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(
-            f"{directory} cannot be loaded as an encoder: {error}. It must hold config.json, "
-            "model.safetensors and the tokenizer of a BERT-family model."
-        ) from error
-    return Encoder(model.eval(), pooling, normalize)
+    return Encoder(_load(kind, directory).eval(), pooling, normalize)
+
+
+def load_for_finetuning(directory: Path, labels: Sequence[str]) -> Any:
+    """Load an encoder with a classification head for `labels`: a new one, unless it has that many.
+
+    Raises:
+        ArtifactError: it cannot be loaded as an encoder from safetensors.
+    """
+    return _load(
+        AutoModelForSequenceClassification,
+        directory,
+        num_labels=len(labels),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        ignore_mismatched_sizes=True,  # the head of a model that was fine-tuned to other labels
+    )
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of `directory`, which must have a fast (Rust) form.
+    """Load the tokenizer of `directory`, which must have a fast (Rust) form and a padding token.
 
     Raises:
-        ArtifactError: it has none.
+        ArtifactError: it has not.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{directory} has no tokenizer that can be loaded: {error}") from error
-    if not tokenizer.is_fast:
+    with _explained(directory):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    if not (tokenizer.is_fast and tokenizer.pad_token):
         raise ArtifactError(
-            f"{type(tokenizer).__name__} of {directory} has no fast form (tokenizer.json); "
-            "choose a model that has one"
+            f"{type(tokenizer).__name__} of {directory} must have a fast form (tokenizer.json) "
+            "and a padding token; choose a model that has them"
         )
     return tokenizer
 
 
 def text_limits(directory: Path, tokenizer: PreTrainedTokenizerBase) -> TextLimits:
-    """Read the limits from the model's own files, as sentence-transformers writes them."""
-    config = AutoConfig.from_pretrained(directory)
+    """Read the limits from the model's own files, as sentence-transformers writes them.
+
+    Raises:
+        ArtifactError: one of the files cannot be read.
+    """
+    with _explained(directory):
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        sentence = _read_json(directory / "sentence_bert_config.json")
+        pooling = _read_json(directory / "1_Pooling" / "config.json")
     positions = getattr(config, "max_position_embeddings", None) or 512
-    if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= config.pad_token_id + 1  # these count positions from behind the padding id
-    sentence = _read_json(directory / "sentence_bert_config.json")
+    if config.model_type in _POSITIONS_BEHIND_PADDING:
+        positions -= config.pad_token_id + 1
     length = min(sentence.get("max_seq_length") or positions, tokenizer.model_max_length, positions)
-    pooling = _read_json(directory / "1_Pooling" / "config.json")
     declared = [name for key, name in _POOLING_KEYS.items() if pooling.get(key)]
     if pooling.get("pooling_mode") in POOLINGS:
         declared = [pooling["pooling_mode"]]
@@ -134,17 +155,46 @@ def export_openvino(encoder: Encoder, directory: Path) -> None:
     """Write `openvino/encoder.xml` and `.bin`, in fp32 and for any batch size and length."""
     import openvino
 
-    example = torch.ones((2, 8), dtype=torch.int64)
+    ones = torch.ones((2, 8), dtype=torch.int64)
+    example = tuple(ones * (name != "token_type_ids") for name in encoder.inputs)
+    # OpenVINO fuses this form all the same, and torch's own fused one can turn padding into NaN.
+    encoder.model.set_attn_implementation("eager")
     logging.getLogger("openvino").setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of branches that depend on no input
-        graph = openvino.convert_model(encoder, example_input=(example,) * len(encoder.inputs))
+        graph = openvino.convert_model(encoder, example_input=example)
     for port, name in zip(graph.inputs, encoder.inputs, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
     graph.validate_nodes_and_infer_types()
     (directory / "openvino").mkdir(exist_ok=True)
     openvino.save_model(graph, directory / "openvino" / "encoder.xml", compress_to_fp16=False)
+
+
+def _load(kind: Any, directory: Path, **options: Any) -> Any:
+    with _explained(directory):
+        model = kind.from_pretrained(
+            directory,
+            use_safetensors=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            **options,
+        )
+    if model.config.is_encoder_decoder:
+        raise ArtifactError(f"{directory} is an encoder with a decoder; choose one without")
+    return model
+
+
+@contextmanager
+def _explained(directory: Path) -> Iterator[None]:
+    """Turn whatever transformers raises for a faulty directory into an ArtifactError."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{directory} cannot be loaded as an encoder: {error}. It must hold config.json, "
+            "model.safetensors and the tokenizer of a BERT-family model."
+        ) from error
 
 
 def _pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -46,11 +46,11 @@ class Linear:
         tensors = load_file(artifact.file(LINEAR_FILE))
         return cls(tensors["weight"], tensors["bias"])
 
-    def tensors(self) -> Mapping[str, Array]:
-        return {"weight": self._weight, "bias": self._bias}
-
     def save(self, directory: Path) -> None:
-        save_file(dict(self.tensors()), directory / LINEAR_FILE)
+        # safetensors writes the buffer as it lies, and scikit-learn's coefficients lie in columns.
+        tensors = {"weight": self._weight, "bias": self._bias}
+        contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+        save_file(contiguous, directory / LINEAR_FILE)
 
     def __call__(self, features: Array) -> Array:
         return _softmax(features @ self._weight.T + self._bias)

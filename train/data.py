@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ _CONTENT_TYPES = {
     "application/x-ndjson": _JSON_LINES[0],
 }
 
+_JSON_FORM = (
+    'each line must be an object of its own like {"text": …, "label": …}, '
+    "without an array around them"
+)
+
 Row = tuple[str, dict[str, Any]]
 """Where a row stands (`train.csv line 7`), and its fields by column."""
 
@@ -73,6 +79,8 @@ def read_splits(job: Job, settings: Hyperparameters) -> Splits:
     """
     directory = job.channel(*TRAIN)
     if directory is None:
+        if job.is_piped(*TRAIN):
+            raise UserError("the channel train has input mode Pipe; set it to File or FastFile")
         raise UserError(
             f"there is no channel named {' or '.join(TRAIN)} in {job.root}/input/data "
             f"(channels: {', '.join(job.channel_names()) or 'none'}); "
@@ -97,6 +105,12 @@ def read_splits(job: Job, settings: Hyperparameters) -> Splits:
             "no validation or test channel: %d of %d rows are held out, stratified by label",
             len(held), len(held) + len(train),
         )  # fmt: skip
+    for name, data in held_out.items():
+        if unknown := sorted(set(data.labels) - classes.keys()):
+            log.warning(
+                "channel %s: labels that the channel train does not have can only be wrong: %s",
+                name, _listing(unknown),
+            )  # fmt: skip
     return Splits(train, held_out)
 
 
@@ -115,9 +129,8 @@ def _read_channel(directory: Path, job: Job, settings: Hyperparameters) -> Datas
                 incomplete.append(where)
     if incomplete:
         log.warning(
-            "channel %s: %d rows without text or label are left out: %s%s",
-            channel, len(incomplete), ", ".join(incomplete[:5]),
-            ", …" if len(incomplete) > 5 else "",
+            "channel %s: %d rows without text or label are left out: %s",
+            channel, len(incomplete), _listing(incomplete),
         )  # fmt: skip
     if not texts:
         raise UserError(
@@ -144,17 +157,19 @@ def _rows(path: Path, content_type: str | None, encoding: str) -> Iterator[Row]:
         )
     try:
         yield from (_csv_rows if kind in _CSV else _json_rows)(path, encoding)
-    except UnicodeDecodeError as error:
+    except UnicodeError as error:
         raise UserError(_explain_encoding(path, encoding, error)) from None
-    except LookupError:
-        raise UserError(f"hyperparameter encoding={encoding!r} is no encoding; try utf-8") from None
 
 
 def _lines(path: Path, encoding: str) -> Iterator[str]:
     """Yield the lines with their ends, so that a quoted field keeps its line breaks."""
-    # utf-8-sig also reads plain UTF-8, and drops the mark that spreadsheets put in front.
-    encoding = "utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding
-    with path.open(encoding=encoding, newline="") as file:
+    try:
+        # utf-8-sig also reads plain UTF-8, and drops the mark that spreadsheets put in front.
+        utf8 = codecs.lookup(encoding).name == "utf-8"
+        file = path.open(encoding="utf-8-sig" if utf8 else encoding, newline="")
+    except LookupError:
+        raise UserError(f"hyperparameter encoding={encoding!r} is no encoding; try utf-8") from None
+    with file:
         for number, line in enumerate(file, start=1):
             if "\0" in line:
                 raise UserError(
@@ -167,26 +182,34 @@ def _lines(path: Path, encoding: str) -> Iterator[str]:
 def _csv_rows(path: Path, encoding: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(_lines(path, encoding), strict=True)
-    header: list[str] | None = None
+    header: list[str] = []
+    line = 1  # where the row begins; it may end on a later one
     try:
         for fields in reader:
-            where = f"{path.name} line {reader.line_num}"
+            where, line = f"{path.name} line {line}", reader.line_num + 1
             if not fields:
                 continue
-            if header is None:
-                header = [name.strip() for name in fields]
+            if not header:
+                header = _header(fields, where)
                 continue
             if len(fields) != len(header):
                 raise UserError(
                     f"{where}: {len(fields)} fields where the first line names {len(header)} "
-                    f"({', '.join(header)}); a text with commas or line breaks must be in quotes"
+                    f"({_listing(header)}); a text with commas or line breaks must be in quotes"
                 )
             yield where, dict(zip(header, fields, strict=True))
     except csv.Error as error:
         raise UserError(
-            f"{path.name} line {reader.line_num}: not valid CSV: {error}; "
-            'quotes inside a quoted text must be doubled ("")'
+            f"{path.name} line {line}: not valid CSV: {error} (on line {reader.line_num}); "
+            'a text in quotes must end with one, and quotes inside it must be doubled ("")'
         ) from None
+
+
+def _header(fields: Sequence[str], where: str) -> list[str]:
+    names = [name.strip() for name in fields]
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        raise UserError(f"{where}: two columns are named {twice[0]!r}; rename one of them")
+    return names
 
 
 def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
@@ -196,10 +219,12 @@ def _json_rows(path: Path, encoding: str) -> Iterator[Row]:
         where = f"{path.name} line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: not valid JSON: {error}") from None
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{where}: not valid JSON: {error.msg} at column {error.colno}; {_JSON_FORM}"
+            ) from None
         if not isinstance(row, dict):
-            raise UserError(f'{where}: each line must be an object like {{"text": …, "label": …}}')
+            raise UserError(f"{where}: a JSON {type(row).__name__}, not an object; {_JSON_FORM}")
         yield where, row
 
 
@@ -215,7 +240,7 @@ def _columns(columns: Sequence[str], settings: Hyperparameters, where: str) -> t
 def _column(
     columns: Sequence[str], option: str, named: str | None, usual: Sequence[str], where: str
 ) -> str:
-    listing = f"the columns are {', '.join(map(repr, columns))}"
+    listing = f"the columns are {_listing(map(repr, columns))}"
     if named is not None:
         if named not in columns:
             raise UserError(f"{where}: there is no column {named!r} ({option}); {listing}")
@@ -226,7 +251,8 @@ def _column(
     problem = f"{' and '.join(map(repr, found))} could all be" if found else "none is known to be"
     raise UserError(
         f"{where}: {problem} the {option.replace('_', ' ')}; {listing}. "
-        f"Set the hyperparameter {option} to one of them"
+        f"Set the hyperparameter {option} to one of them; the first line of a CSV file must name "
+        "the columns"
     )
 
 
@@ -238,7 +264,7 @@ def _text(row: dict[str, Any], column: str, where: str) -> str:
         raise UserError(
             f"{where}: the text in {column!r} is {json.dumps(value)[:40]}, not a string"
         )
-    return value
+    return _printable(value)
 
 
 def _label(row: dict[str, Any], column: str, where: str) -> str:
@@ -250,7 +276,12 @@ def _label(row: dict[str, Any], column: str, where: str) -> str:
         )
     if value is None:
         return ""
-    return value.strip() if isinstance(value, str) else json.dumps(value)
+    return _printable(value.strip()) if isinstance(value, str) else json.dumps(value)
+
+
+def _printable(text: str) -> str:
+    """Replace halves of a surrogate pair: JSON can hold them where a text was cut, UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _value(row: dict[str, Any], column: str, where: str) -> Any:
@@ -258,7 +289,7 @@ def _value(row: dict[str, Any], column: str, where: str) -> Any:
         return row[column]
     except KeyError:
         raise UserError(
-            f"{where}: there is no {column!r}, which earlier lines have; it has {', '.join(row)}"
+            f"{where}: there is no {column!r}, which earlier lines have; it has {_listing(row)}"
         ) from None
 
 
@@ -272,11 +303,17 @@ def _split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]
         groups_of_label[data.labels[rows[0]]].append(rows)
     generator = random.Random(seed)
     held: set[int] = set()
+    left = Counter(data.labels)
     for groups in groups_of_label.values():
         generator.shuffle(groups)
-        # A label with one text stays in training: it cannot be measured and learned as well.
-        count = min(max(1, round(len(groups) * fraction)), len(groups) - 1)
-        held.update(row for group in groups[:count] for row in group)
+        wanted = max(1, round(len(groups) * fraction))
+        for group in groups:
+            taken = Counter(data.labels[row] for row in group)
+            # The last text of a label stays in training: what is not learned need not be measured.
+            if wanted and all(left[label] > count for label, count in taken.items()):
+                left -= taken
+                held.update(group)
+                wanted -= 1
     if not held:
         raise UserError(
             f"{len(data)} rows are too few to hold some out: each label has one text only. "
@@ -290,14 +327,21 @@ def _pick(data: Dataset, rows: Sequence[int]) -> Dataset:
     return Dataset([data.texts[row] for row in rows], [data.labels[row] for row in rows])
 
 
-def _explain_encoding(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
+def _listing(names: Iterable[str]) -> str:
+    """Join what a message can show of any number of names of any length."""
+    shown = [name if len(name) <= 40 else f"{name[:40]}…" for name in names]
+    return ", ".join(shown[:20] + ["…"] * (len(shown) > 20))
+
+
+def _explain_encoding(path: Path, encoding: str, error: UnicodeError) -> str:
     data = path.read_bytes()
+    problem = f"{path.name}: not {encoding}: {error}"
     try:
         data.decode(encoding)
-    except UnicodeDecodeError as whole:
-        error = whole
-    line = data.count(b"\n", 0, error.start) + 1
+    except UnicodeDecodeError as whole:  # the given error knows its place in a part only
+        line = data.count(b"\n", 0, whole.start) + 1
+        problem = f"{path.name} line {line}: byte 0x{data[whole.start]:02x} is not {encoding}"
     return (
-        f"{path.name} line {line}: byte 0x{data[error.start]:02x} is not {encoding}. Save the file "
-        "as UTF-8, or set the hyperparameter encoding (latin-1, cp1252, utf-16, …)"
+        f"{problem}. Save the file as UTF-8, or set the hyperparameter encoding "
+        "(utf-8, latin-1, cp1252, utf-16, …)"
     )

@@ -12,7 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+)
 
 from textmodel.classifier import TextClassifier
 from train.data import Dataset, Splits
@@ -57,7 +62,7 @@ def evaluate(classifier: TextClassifier, splits: Splits) -> Evaluation:
         scores = classifier.predict(data.texts, progress(log, f"evaluating {name}"))
         best = scores.argmax(axis=1)
         predictions = [classifier.labels[index] for index in best]
-        report = _report(data, predictions)
+        report = _report(data, predictions, classifier.labels)
         report["texts_also_in_train"] = sum(text in seen for text in data.texts)
         reports[name] = report
         metrics |= {
@@ -79,12 +84,13 @@ def log_metrics(metrics: dict[str, float]) -> None:
         log.info("[metric] %s=%.6g", name, value)
 
 
-def _report(data: Dataset, predictions: Sequence[str]) -> dict[str, Any]:
-    labels = sorted({*data.labels, *predictions})
+def _report(data: Dataset, predictions: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
+    labels = [*known, *sorted(set(data.labels) - set(known))]
     matrix: NDArray[np.int64] = confusion_matrix(data.labels, predictions, labels=labels)
-    per_label = classification_report(
-        data.labels, predictions, labels=labels, output_dict=True, zero_division=0
+    scores = precision_recall_fscore_support(
+        data.labels, predictions, labels=labels, zero_division=0
     )
+    columns = ("precision", "recall", "f1", "rows")
     return {
         "rows": len(data),
         "accuracy": float(accuracy_score(data.labels, predictions)),
@@ -92,7 +98,10 @@ def _report(data: Dataset, predictions: Sequence[str]) -> dict[str, Any]:
         "weighted_f1": float(
             f1_score(data.labels, predictions, average="weighted", zero_division=0)
         ),
-        "per_label": {label: per_label[label] for label in labels},
+        "per_label": {
+            label: dict(zip(columns, map(float, values), strict=True))
+            for label, *values in zip(labels, *scores, strict=True)
+        },
         "confusion_matrix": {
             "labels": labels,
             "rows_are": "true labels",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -38,9 +39,14 @@ IGNORED = frozenset(
     }
 )
 
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
-def _option(default: Any, description: str, recipes: str = "all", **limits: Any) -> Any:
-    return Field(default, description=description, json_schema_extra={"recipes": recipes}, **limits)
+
+def _option(default: Any, description: str, *recipes: str, **limits: Any) -> Any:
+    """Declare a hyperparameter of some recipes, or of all where none is named."""
+    named = ", ".join(recipes) or "all"
+    return Field(default, description=description, json_schema_extra={"recipes": named}, **limits)
 
 
 class Hyperparameters(BaseModel):
@@ -73,15 +79,16 @@ class Hyperparameters(BaseModel):
     pooling: Literal["auto", "mean", "cls", "max"] = _option(
         "auto",
         "how token states become one vector; auto: as the encoder declares, else mean",
-        "forest, logistic",
+        "forest",
+        "logistic",
     )
-    normalize: bool = _option(True, "scale embeddings to length 1", "forest, logistic")
+    normalize: bool = _option(True, "scale embeddings to length 1", "forest", "logistic")
 
     # Fewer than three rows a leaf let the forest grow by half and gain nothing on held-out rows.
     n_estimators: int = _option(200, "trees", "forest", ge=1, le=10_000)
     max_depth: int | None = _option(None, "levels of a tree; no limit if not set", "forest", ge=1)
     min_samples_leaf: int = _option(3, "rows that a leaf holds at least", "forest", ge=1)
-    max_features: Literal["sqrt", "log2"] | float = _option(
+    max_features: Literal["sqrt", "log2"] | Annotated[float, Field(gt=0, le=1)] = _option(
         "sqrt", "features that a split looks at; a number is a fraction of them", "forest"
     )
 
@@ -97,6 +104,19 @@ class Hyperparameters(BaseModel):
     )
     weight_decay: float = _option(0.01, "AdamW's weight decay", "finetune", ge=0)
 
+    def describe(self) -> str:
+        """Return what the recipe looks at as `name=value, …`."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if self._uses(name)}
+        return ", ".join(f"{name}={_show(value)}" for name, value in values.items())
+
+    def unused(self) -> list[str]:
+        """Return the names that were set although the recipe does not look at them."""
+        return sorted(name for name in self.model_fields_set if not self._uses(name))
+
+    def _uses(self, name: str) -> bool:
+        recipes = _recipes(type(self).model_fields[name])
+        return recipes == "all" or self.recipe in recipes.split(", ")
+
 
 def parse(raw: Mapping[str, Any]) -> Hyperparameters:
     """Validate the content of `hyperparameters.json`.
@@ -105,32 +125,37 @@ def parse(raw: Mapping[str, Any]) -> Hyperparameters:
         UserError: with a line for every name or value that is wrong.
     """
     values: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for name, value in raw.items():
-        if name.startswith(("sagemaker_", "_")) or name in IGNORED:
+        plain = name.replace("-", "_")
+        if plain.startswith(("sagemaker_", "_")) or plain in IGNORED:
             continue
-        field = ALIASES.get(name, name).replace("-", "_")
-        if field in values:
-            raise UserError(f"hyperparameter {name}: {field} is already set; give it once")
-        values[field] = _unquote(value)
+        field = ALIASES.get(plain, plain)
+        if field in given:
+            raise UserError(f"hyperparameter {name}: {given[field]} sets the same; give one")
+        given[field] = name
+        if (unquoted := _unquote(value)) is not None:
+            values[field] = unquoted
     try:
-        return Hyperparameters(
-            **{name: value for name, value in values.items() if value is not None}
-        )
+        return Hyperparameters(**values)
     except ValidationError as error:
-        raise UserError("\n".join(map(_explain, error.errors()))) from None
+        lines = (_explain(item, given[str(item["loc"][0])]) for item in error.errors())
+        raise UserError("\n".join(dict.fromkeys(lines))) from None
 
 
 def table() -> list[tuple[str, str, str, str, str]]:
     """Return name, default, what is allowed, recipes and meaning of every hyperparameter."""
     rows = []
     for name, field in Hyperparameters.model_fields.items():
-        extra = field.json_schema_extra
-        assert isinstance(extra, dict)
-        default = "not set" if field.default is None else _show(field.default)
-        rows.append(
-            (name, default, _allowed(field), str(extra["recipes"]), field.description or "")
-        )
+        default, allowed = _show(field.default), _allowed(field.annotation, field.metadata)
+        rows.append((name, default, allowed, _recipes(field), field.description or ""))
     return rows
+
+
+def _recipes(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    assert isinstance(extra, dict)
+    return str(extra["recipes"])
 
 
 def _unquote(value: Any) -> Any:
@@ -145,37 +170,40 @@ def _unquote(value: Any) -> Any:
     return None if value in ("", "None", "null") else value
 
 
-def _explain(error: ErrorDetails) -> str:
+def _explain(error: ErrorDetails, given: str) -> str:
+    """Say what is wrong with the hyperparameter that the user calls `given`."""
     name = str(error["loc"][0])
     if error["type"] == "extra_forbidden":
         known = sorted({*Hyperparameters.model_fields, *ALIASES})
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        return f"unknown hyperparameter {name}: {hint}"
-    allowed = _allowed(Hyperparameters.model_fields[name])
-    return f"hyperparameter {name}={error['input']!r} is not allowed: it must be {allowed}"
+        return f"unknown hyperparameter {given}: {hint}"
+    field = Hyperparameters.model_fields[name]
+    allowed = _allowed(field.annotation, field.metadata)
+    return f"hyperparameter {given}={error['input']!r:.100} is not allowed: it must be {allowed}"
 
 
-def _allowed(field: FieldInfo) -> str:
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    limits = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
-    options = get_args(field.annotation) if get_origin(field.annotation) is not Literal else ()
-    parts = []
-    for option in options or (field.annotation,):
-        if get_origin(option) is Literal:
-            parts.append("one of " + ", ".join(map(str, get_args(option))))
-        elif option in kinds:
-            parts.append(kinds[option])
+def _allowed(kind: Any, limits: Sequence[Any] = ()) -> str:
+    """Say in words what a type, with these limits, allows."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is Annotated:
+        kind, field = get_args(kind)
+        return _allowed(kind, field.metadata)
+    if options := get_args(kind):
+        return " or ".join(_allowed(option, limits) for option in options if option is not NoneType)
     bounds = [
         f"{word} {_show(getattr(item, key))}"
-        for item in field.metadata
-        for key, word in limits.items()
+        for item in limits
+        for key, word in _LIMITS.items()
         if getattr(item, key, None) is not None
     ]
-    return " or ".join(parts) + (f", {' and '.join(bounds)}" if bounds else "")
+    return _KINDS[kind] + (f", {' and '.join(bounds)}" if bounds else "")
 
 
 def _show(value: object) -> str:
+    if value is None:
+        return "not set"
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)

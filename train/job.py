@@ -6,7 +6,9 @@ Source: Amazon SageMaker developer guide, "How Amazon SageMaker provides trainin
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 from train.errors import UserError
 
 __all__ = ["FAILURE_LIMIT", "Job"]
+
+log = logging.getLogger(__name__)
 
 FAILURE_LIMIT = 1024
 """Characters of the failure file that become the job's FailureReason."""
@@ -62,19 +66,35 @@ class Job:
 
     def content_type(self, channel: str) -> str | None:
         """Return the ContentType that the job declares for a channel."""
-        declared = self._config("inputdataconfig.json").get(channel)
-        return declared.get("ContentType") if isinstance(declared, dict) else None
+        return self._declared(channel).get("ContentType")
+
+    def is_piped(self, *names: str) -> bool:
+        """Return whether the job sends a channel of these names through fifos."""
+        return any(self._declared(name).get("TrainingInputMode") == "Pipe" for name in names)
+
+    def clear_failure(self) -> None:
+        """Remove what an earlier attempt of the same job left behind."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self.failure.unlink()
 
     def fail(self, reason: str) -> None:
         """Write the failure file, the cause first."""
-        self.failure.parent.mkdir(parents=True, exist_ok=True)
-        self.failure.write_text(reason[:FAILURE_LIMIT], encoding="utf-8")
+        text = reason.encode("utf-8", "backslashreplace").decode()[:FAILURE_LIMIT]
+        try:
+            self.failure.parent.mkdir(parents=True, exist_ok=True)
+            self.failure.write_text(text, encoding="utf-8")
+        except OSError as error:  # the exit code still says that the job failed
+            log.error("the failure file cannot be written: %s", error)
+
+    def _declared(self, channel: str) -> dict[str, Any]:
+        declared = self._config("inputdataconfig.json").get(channel)
+        return declared if isinstance(declared, dict) else {}
 
     def _config(self, name: str) -> dict[str, Any]:
         """Read one of the job's configuration files; a missing one is empty."""
         path = self.root / "input" / "config" / name
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
+            values = json.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             return {}
         except ValueError as error:

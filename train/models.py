@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from train.errors import UserError
@@ -13,6 +15,9 @@ __all__ = ["BAKED_IN", "find_encoder"]
 log = logging.getLogger(__name__)
 
 BAKED_IN = ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2")
+
+HUB_TIMEOUT = 3.0
+"""Seconds to wait for each address of the Hub."""
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")  # no pickled weights, no code
 
@@ -44,11 +49,13 @@ def _check(directory: Path, name: str) -> Path:
 
 
 def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     log.info("model_name=%s is not in the image: asking the Hugging Face Hub", name)
     try:
+        if not constants.HF_HUB_OFFLINE:
+            _reach(constants.ENDPOINT)
         return Path(snapshot_download(name, allow_patterns=list(_HUB_FILES)))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise UserError(
@@ -57,3 +64,15 @@ def _download(name: str) -> Path:
             f"{str(error).splitlines()[0]}. Without network, pass the model directory as a channel "
             "and set model_name to the channel's name"
         ) from error
+
+
+def _reach(url: str) -> None:
+    """Raise OSError where nothing answers.
+
+    The Hub's own client waits for minutes where a subnet without internet swallows its packets.
+    """
+    request = urllib.request.Request(url, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
+    except urllib.error.HTTPError as answer:  # whatever it says, there is a server
+        answer.close()

@@ -6,7 +6,8 @@ SageMaker sends SIGTERM, and SIGKILL 120 s later.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,29 +15,62 @@ from train.errors import Stopped
 
 __all__ = ["Stop"]
 
+AGAIN = 1.0
+"""Seconds until an exception that got lost is raised anew."""
+
 
 class Stop:
     """Turns the first signal into `Stopped`, or into a request where the work can wind up."""
 
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = ""
+        """The signal's name, once there was one."""
         self._deferred = False
+        self._raised: Callable[[], Stopped | None] = lambda: None
 
     def listen(self) -> None:
         """Install the handlers. A PID 1 without them ignores SIGTERM."""
         signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
+        signal.signal(signal.SIGALRM, self._raise)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the first signal, for the code inside to find in `requested`."""
+        """Only note the first signal, for the code inside to find in `requested`.
+
+        Raises:
+            Stopped: there was a signal before, and what it raised got lost.
+        """
+        if self.requested:
+            raise self._new()
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
 
+    def ignore(self) -> None:
+        """From here on, let no signal cut short what is left, because it takes no time."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.requested = not self.requested, True
+        first, self.requested = not self.requested, signal.Signals(number).name
         if not (self._deferred and first):
-            raise Stopped(signal.Signals(number).name)
+            self._raise(number, frame)
+
+    def _raise(self, number: int, frame: FrameType | None) -> None:
+        """Raise `Stopped`, unless one is still on its way up: nothing may cut short the tidying.
+
+        Python drops what is raised in a finalizer or a weak reference's callback, and libraries
+        run many of them. So look a little later whether that happened.
+        """
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
+        if self._raised() is None:
+            raise self._new()
+
+    def _new(self) -> Stopped:
+        error = Stopped(self.requested)
+        self._raised = weakref.ref(error)  # no frame of the traceback may keep it alive
+        return error

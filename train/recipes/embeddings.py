@@ -28,6 +28,7 @@ def embed(fitting: Fitting, head: str) -> tuple[NDArray[np.float32], Manifest]:
     tokenizer = load_tokenizer(fitting.encoder)
     limits = text_limits(fitting.encoder, tokenizer)
     pooling = limits.pooling if settings.pooling == "auto" else settings.pooling
+    tokenizer.model_max_length = limits.cut(settings.max_length)  # for other tools that load it
     encoder = load_encoder(fitting.encoder, pooling, settings.normalize)
     encoder.model.save_pretrained(fitting.directory)
     tokenizer.save_pretrained(fitting.directory)
@@ -37,7 +38,7 @@ def embed(fitting: Fitting, head: str) -> tuple[NDArray[np.float32], Manifest]:
         task="text-classification",
         recipe=settings.recipe,
         labels=fitting.labels,
-        max_length=limits.cut(settings.max_length),
+        max_length=tokenizer.model_max_length,
         pooling=pooling,
         normalize=settings.normalize,
         head=head,

@@ -7,7 +7,6 @@ import tempfile
 from typing import Any
 
 from transformers import (
-    AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     Trainer,
     TrainerCallback,
@@ -19,7 +18,13 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from textmodel.artifact import Manifest, library_versions
-from textmodel.encoder import Encoder, export_openvino, load_tokenizer, text_limits
+from textmodel.encoder import (
+    export_openvino,
+    load_encoder,
+    load_for_finetuning,
+    load_tokenizer,
+    text_limits,
+)
 from textmodel.hardware import device, precision
 from train.errors import Stopped
 from train.evaluate import log_metrics
@@ -35,13 +40,8 @@ def fit(fitting: Fitting) -> Manifest:
     set_seed(settings.seed)
     tokenizer = load_tokenizer(fitting.encoder)
     max_length = text_limits(fitting.encoder, tokenizer).cut(settings.max_length)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        fitting.encoder,
-        num_labels=len(fitting.labels),
-        id2label=dict(enumerate(fitting.labels)),
-        label2id={label: index for index, label in enumerate(fitting.labels)},
-        use_safetensors=True,
-    )
+    tokenizer.model_max_length = max_length  # for other tools that load what is saved
+    model = load_for_finetuning(fitting.encoder, fitting.labels)
     token_ids = tokenizer(fitting.train.texts, truncation=True, max_length=max_length)["input_ids"]
     rows = [
         {"input_ids": ids, "labels": int(target)}
@@ -80,12 +80,12 @@ def fit(fitting: Fitting) -> Manifest:
             trainer.train()
     if fitting.stop.requested:
         if trainer.state.global_step == 0:
-            raise Stopped("before the first step")
+            raise Stopped(fitting.stop.requested)
         log.warning("stopped at step %d: the model so far is kept", trainer.state.global_step)
-    model.to("cpu").eval()
     model.save_pretrained(fitting.directory)
     tokenizer.save_pretrained(fitting.directory)
-    export_openvino(Encoder(model, pooling=None, normalize=False), fitting.directory)
+    # Read back, because the Trainer left its own precision in the forward function of `model`.
+    export_openvino(load_encoder(fitting.directory, pooling=None), fitting.directory)
     return Manifest(
         task="text-classification",
         recipe=settings.recipe,

@@ -23,10 +23,15 @@ def fit(fitting: Fitting) -> Manifest:
     ).fit(features, fitting.targets)
     if regression.n_iter_.max() >= settings.max_iter:
         log.warning("the solver stopped at max_iter=%d before it converged", settings.max_iter)
+    as_linear(regression).save(fitting.directory)
+    return manifest
+
+
+def as_linear(regression: LogisticRegression) -> Linear:
+    """Return the head that gives the same probabilities."""
     weight = regression.coef_.astype(np.float32)
     bias = regression.intercept_.astype(np.float32)
-    if len(fitting.labels) == 2:  # scikit-learn then keeps the second label's logit alone
+    if len(bias) == 1:  # of two labels, scikit-learn keeps the second one's logit alone
         weight = np.concatenate([np.zeros_like(weight), weight])
         bias = np.concatenate([np.zeros_like(bias), bias])
-    Linear(weight, bias).save(fitting.directory)
-    return manifest
+    return Linear(weight, bias)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from textmodel.artifact import ArtifactError
+from textmodel.classifier import load_classifier, run_sorted
+from textmodel.tokenizer import TokenIds
+
+TEXTS = ["the river is on fire", "my fantasy team is a sinking ship", "x " * 400, "", "💔"]
+
+
+class Lengths:
+    """A runtime that answers each text with its first token and the width of its batch."""
+
+    streams = 2
+    batch_size = 4
+    bulk_batch_size = 4
+
+    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+        width = max(map(len, batch))
+        return np.array([(ids[0], width) for ids in batch], np.float32)
+
+
+def test_run_sorted_returns_results_in_given_order() -> None:
+    lengths = random.Random(0).sample(range(1, 60), 50)
+    results = run_sorted(Lengths(), [[row] * length for row, length in enumerate(lengths)])
+    assert results[:, 0].tolist() == list(range(50))
+
+
+def test_run_sorted_puts_texts_of_like_length_together() -> None:
+    results = run_sorted(Lengths(), [[1] * length for length in (1, 9, 1, 9, 1, 9, 1, 9)])
+    assert results[:, 1].tolist() == [1, 9] * 4
+
+
+def test_run_sorted_reports_progress_up_to_the_end() -> None:
+    seen: list[tuple[int, int]] = []
+    run_sorted(Lengths(), [[1]] * 10, lambda done, total: seen.append((done, total)))
+    assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_run_sorted_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no texts"):
+        run_sorted(Lengths(), [])
+
+
+@pytest.mark.parametrize("tree", ["forest_model", "logistic_model", "finetuned_model"])
+def test_predictions_do_not_depend_on_the_other_texts(
+    tree: str, request: pytest.FixtureRequest
+) -> None:
+    classifier = load_classifier(request.getfixturevalue(tree) / "model", precision="fp32")
+    single = np.concatenate([classifier.predict([text]) for text in TEXTS])
+    # A forest's splits are thresholds: a feature next to one moves a tree's whole vote.
+    np.testing.assert_allclose(
+        classifier.predict(TEXTS), single, atol=0.06 if "forest" in tree else 1e-4
+    )
+
+
+def test_probabilities_of_token_ids_are_the_predictions(logistic_model: Path) -> None:
+    classifier = load_classifier(logistic_model / "model", precision="fp32")
+    batch = classifier.tokenize(TEXTS)
+    np.testing.assert_allclose(
+        classifier.probabilities(batch), classifier.predict(TEXTS), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("tree", ["forest_model", "logistic_model", "finetuned_model"])
+def test_torch_and_openvino_give_the_same_labels(tree: str, request: pytest.FixtureRequest) -> None:
+    directory = request.getfixturevalue(tree) / "model"
+    openvino, torch = (
+        load_classifier(directory, runtime=name, precision="fp32").predict(TEXTS)
+        for name in ("openvino", "torch")
+    )
+    assert openvino.argmax(1).tolist() == torch.argmax(1).tolist()
+
+
+def test_directory_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="holds no model"):
+        load_classifier(tmp_path)

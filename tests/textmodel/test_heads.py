@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import treelite
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+
+from textmodel.artifact import Artifact, ArtifactError
+from textmodel.heads import FOREST_FILE, HEADS, Forest, Linear, Softmax
+from train.recipes.logistic import as_linear
+
+RANDOM = np.random.default_rng(0)
+FEATURES = RANDOM.normal(size=(300, 16)).astype(np.float32)
+
+
+def targets(labels: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.digitize(FEATURES[:, 0], np.linspace(-1, 1, labels - 1)).astype(np.int64)
+
+
+@pytest.mark.parametrize("labels", [2, 3, 7])
+@pytest.mark.parametrize("rows", [1, 64, 65, 300])
+def test_forest_equals_scikit_learn(labels: int, rows: int) -> None:
+    forest = RandomForestClassifier(20, random_state=0).fit(FEATURES, targets(labels))
+    answers = Forest(treelite.sklearn.import_model(forest))(FEATURES[:rows])
+    assert answers.shape == (rows, labels)
+    np.testing.assert_allclose(answers, forest.predict_proba(FEATURES[:rows]), atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [2, 3, 7])
+def test_linear_equals_scikit_learn(labels: int) -> None:
+    regression = LogisticRegression().fit(FEATURES, targets(labels))
+    answers = as_linear(regression)(FEATURES)
+    assert answers.shape == (300, labels)
+    np.testing.assert_allclose(answers, regression.predict_proba(FEATURES), atol=1e-5)
+
+
+def test_softmax_of_large_logits_is_finite() -> None:
+    answers = Softmax()(np.array([[1e4, -1e4], [0, 0]], np.float32))
+    assert answers.tolist() == [[1, 0], [0.5, 0.5]]
+
+
+def test_every_row_of_a_head_sums_to_one() -> None:
+    head = Linear(RANDOM.normal(size=(5, 16)).astype(np.float32), np.zeros(5, np.float32))
+    np.testing.assert_allclose(head(FEATURES).sum(axis=1), 1, atol=1e-6)
+    assert head(FEATURES).dtype == np.float32
+
+
+def test_linear_of_a_model_is_what_was_saved(logistic_model: Path) -> None:
+    artifact = Artifact.open(logistic_model / "model")
+    head = HEADS["linear"](artifact)
+    assert head(np.ones((3, 384), np.float32)).shape == (3, 2)
+
+
+def test_forest_of_a_model_that_was_changed_is_refused(forest_model: Path, tmp_path: Path) -> None:
+    manifest = Artifact.open(forest_model / "model").manifest
+    (tmp_path / FOREST_FILE).parent.mkdir()
+    (tmp_path / FOREST_FILE).write_bytes(b"not a forest")
+    with pytest.raises(ArtifactError, match=FOREST_FILE):
+        HEADS["forest"](Artifact(tmp_path, manifest))
+
+
+def test_heads_are_listed_by_the_names_that_recipes_write(
+    forest_model: Path, logistic_model: Path, finetuned_model: Path
+) -> None:
+    trees = (forest_model, logistic_model, finetuned_model)
+    assert {Artifact.open(tree / "model").manifest.head for tree in trees} == HEADS.keys()

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.train.trees import messages
+from textmodel.artifact import Artifact, ArtifactError
+from textmodel.classifier import load_classifier, load_parts
+from textmodel.runtime import RUNTIMES, Runtime, load_runtime
+from textmodel.tokenizer import TokenIds
+
+TEXTS = ["fire", *(text for text, _ in messages(210, 260)), "word " * 300]
+
+
+@pytest.fixture(scope="module", params=["logistic_model", "finetuned_model"])
+def artifact(request: pytest.FixtureRequest) -> Artifact:
+    tree: Path = request.getfixturevalue(request.param)
+    return Artifact.open(tree / "model")
+
+
+@pytest.fixture(scope="module")
+def token_ids(artifact: Artifact) -> list[TokenIds]:
+    tokenize, _, _ = load_parts(artifact)
+    return tokenize(TEXTS)
+
+
+def runtime(artifact: Artifact, name: str, precision: str = "fp32") -> Runtime:
+    return load_runtime(artifact, 0, name, precision)[0]
+
+
+def test_openvino_equals_torch(artifact: Artifact, token_ids: list[TokenIds]) -> None:
+    openvino, torch = (runtime(artifact, name)(token_ids) for name in ("openvino", "torch"))
+    np.testing.assert_allclose(openvino, torch, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_batch_equals_single(artifact: Artifact, token_ids: list[TokenIds], name: str) -> None:
+    execute = runtime(artifact, name)
+    single = np.concatenate([execute([ids]) for ids in token_ids])
+    np.testing.assert_allclose(execute(token_ids), single, atol=1e-4)
+
+
+@pytest.mark.parametrize("tree", ["forest_model", "logistic_model", "finetuned_model"])
+def test_labels_in_bf16_are_those_in_fp32(tree: str, request: pytest.FixtureRequest) -> None:
+    directory = request.getfixturevalue(tree) / "model"
+    full = load_classifier(directory, precision="fp32").predict(TEXTS)
+    half = load_classifier(directory, precision="bf16").predict(TEXTS)
+    decided = np.abs(full[:, 0] - 0.5) > 0.05  # else both labels are as good
+    assert decided.sum() > len(TEXTS) / 2
+    assert (full.argmax(1) == half.argmax(1))[decided].all()
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_threads_get_their_own_answers(
+    artifact: Artifact, token_ids: list[TokenIds], name: str
+) -> None:
+    execute = runtime(artifact, name)
+    expected = [execute([ids]) for ids in token_ids]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda ids: execute([ids]), token_ids))
+    np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
+
+
+def test_answer_stays_when_the_next_batch_runs(
+    artifact: Artifact, token_ids: list[TokenIds]
+) -> None:
+    execute = runtime(artifact, "openvino")
+    first = execute(token_ids[:1])
+    copy = first.copy()
+    for _ in range(4):  # more often than there are streams
+        execute(token_ids[1:2])
+    assert (first == copy).all()
+
+
+def test_choices_are_told_with_their_reasons(artifact: Artifact) -> None:
+    _, choices = load_runtime(artifact, 0, "openvino", "fp32")
+    told = {choice.name: str(choice) for choice in choices}
+    assert told["runtime"] == "runtime=openvino (as requested)"
+    assert told["device"] == "device=cpu (OpenVINO runs on the CPU)"
+    assert told.keys() == {"device", "runtime", "precision", "cpus"}
+
+
+def test_runtime_that_the_model_lacks_is_refused(artifact: Artifact) -> None:
+    other = dataclasses.replace(artifact.manifest, runtimes=("torch",))
+    with pytest.raises(ArtifactError, match="cannot run on openvino; it was written for torch"):
+        load_runtime(Artifact(artifact.directory, other), 0, "openvino")
+
+
+def test_changed_graph_is_refused(artifact: Artifact, tmp_path: Path) -> None:
+    (tmp_path / "openvino").mkdir()
+    for name in ("encoder.xml", "encoder.bin"):
+        (tmp_path / "openvino" / name).write_bytes(b"<net/>")
+    with pytest.raises(ArtifactError, match=r"openvino/encoder\.xml is not the file"):
+        load_runtime(Artifact(tmp_path, artifact.manifest), 0, "openvino")
