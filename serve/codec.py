@@ -42,13 +42,13 @@ def decode(body: bytes, content_type: str | None) -> Payload:
     charset = options.get("charset", "utf-8")
     try:
         return decoder(body.decode(charset))
-    except LookupError:
-        raise BadRequest(f"charset {charset!r} is not known; send utf-8") from None
     except UnicodeDecodeError as error:
         raise BadRequest(
             f"the body is not {charset}: byte 0x{body[error.start]:02x} at {error.start}. "
             "Send UTF-8, or name the encoding as charset in Content-Type"
         ) from None
+    except (LookupError, ValueError):
+        raise BadRequest(f"charset {charset!r} is not known; send utf-8") from None
 
 
 def encoder_for(accept: MIMEAccept) -> tuple[str, Callable[[Any], bytes]]:
@@ -92,7 +92,8 @@ def _texts(value: Any) -> list[str]:
             raise BadRequest(f"{where} is {json.dumps(item)[:40]}, not a string. Send {_SHAPES}")
         if not item.strip():
             raise BadRequest(f"{where} is empty; there is nothing to predict from")
-        texts.append(item)
+        # JSON can hold half a surrogate pair, where a text was cut; no tokenizer takes it.
+        texts.append(item.encode("utf-8", "replace").decode("utf-8"))
     return texts
 
 

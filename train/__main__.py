@@ -48,24 +48,12 @@ def main() -> int:
         stop.listen()  # before the slow imports: a stop while they run must not be lost
         job.clear_failure()
         run(job, stop)
-    except UserError as error:
-        log.error("%s", error)
-        job.fail(str(error))
-        return USER_ERROR
-    except Stopped as error:
+    except (Exception, Stopped) as error:
         stop.ignore()
-        reason = f"stopped by {error} before a model was finished; {job.model} is as it was"
-        log.error("%s", reason)
+        code, reason = _outcome(error, job, stop)
+        log.error("%s", reason, exc_info=code == INTERNAL_ERROR)
         job.fail(reason)
-        return STOPPED
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno in _MACHINE:
-            log.exception(reason := f"{_MACHINE[error.errno]}: {error}")
-            job.fail(reason)
-            return USER_ERROR
-        log.exception("this is a bug in optml, not in your input")
-        job.fail(f"bug in optml: {type(error).__name__}: {error}\nThe log has the traceback.")
-        return INTERNAL_ERROR
+        return code
     return 0
 
 
@@ -124,6 +112,22 @@ def _measure(model: Path, splits: Splits, job: Job, stop: Stop) -> dict[str, flo
         return {}
     log_metrics(evaluation.metrics)
     return evaluation.metrics
+
+
+def _outcome(error: BaseException, job: Job, stop: Stop) -> tuple[int, str]:
+    """Return the exit code of a job that has no model to show, and the reason."""
+    if stop.requested:  # some libraries turn what a signal raised into an error of their own
+        return STOPPED, (
+            f"stopped by {stop.requested} before a model was finished; {job.model} is as it was"
+        )
+    if isinstance(error, UserError):
+        return USER_ERROR, str(error)
+    if isinstance(error, OSError) and error.errno in _MACHINE:
+        return USER_ERROR, f"{_MACHINE[error.errno]}: {error}"
+    return INTERNAL_ERROR, (
+        f"bug in optml, not in your input: {type(error).__name__}: {error}\n"
+        "The log has the traceback."
+    )
 
 
 def _natural(label: str) -> tuple[float, str]:

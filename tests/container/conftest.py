@@ -14,8 +14,8 @@ import pytest
 
 
 def _missing(reason: str) -> NoReturn:
-    if os.environ.get("OPTML_REQUIRE_DOCKER") == "1":
-        pytest.fail(f"{reason} (and OPTML_REQUIRE_DOCKER=1)")
+    if os.environ.get("REQUIRE_DOCKER") == "1":
+        pytest.fail(f"{reason} (and REQUIRE_DOCKER=1)")
     pytest.skip(reason)
 
 

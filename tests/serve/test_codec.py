@@ -72,9 +72,14 @@ def test_a_body_that_cannot_be_read_says_what_is_wrong(body: bytes, message: str
         decode(body, "application/json")
 
 
-def test_an_unknown_charset_is_named() -> None:
-    with pytest.raises(BadRequest, match="charset 'klingon'"):
-        decode(b'"a"', "application/json; charset=klingon")
+@pytest.mark.parametrize("charset", ["klingon", "idna", "base64", "utf-8\0"])
+def test_an_unknown_charset_is_named(charset: str) -> None:
+    with pytest.raises(BadRequest, match="charset"):
+        decode(b'"\xff"', f"application/json; charset={charset}")
+
+
+def test_half_a_surrogate_pair_is_replaced() -> None:
+    assert decode(rb'"fire \ud83d"', "application/json").texts == ["fire ?"]
 
 
 def test_an_unknown_content_type_is_named_with_those_that_are_read() -> None:

@@ -92,6 +92,12 @@ def test_graph_of_every_family_equals_torch(family: str, tmp_path: Path) -> None
     np.testing.assert_allclose(openvino(token_ids), single, atol=1e-4)
 
 
+def test_export_reports_nothing_over_the_network() -> None:
+    from openvino.tools.ovc import telemetry_utils
+
+    assert telemetry_utils.tm.__name__ == "openvino.tools.ovc.telemetry_stub"
+
+
 def test_default_encoder_declares_256_tokens_and_mean() -> None:
     assert limits(Path(get_model_path())) == TextLimits(max_length=256, pooling="mean")
 

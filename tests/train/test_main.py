@@ -188,7 +188,7 @@ def test_internal_error_is_called_a_bug_with_the_traceback_in_the_log_alone(
 ) -> None:
     monkeypatch.setitem(_MODULES, "logistic", "train.recipes.fitting")  # it has no fit
     assert in_process(tree, monkeypatch) == 70
-    assert failure(tree).startswith("bug in optml: AttributeError: module 'train.recipes.fitting'")
+    assert failure(tree).startswith("bug in optml, not in your input: AttributeError: module")
     assert "Traceback" not in failure(tree)
     assert "Traceback" in caplog.text
     assert files_of(tree / "model") == NOTHING
@@ -212,6 +212,21 @@ def test_failure_that_cannot_be_written_leaves_the_exit_code(
     root = make_tree(tmp_path, {})
     (root / "output").write_text("a file where the directory should be")
     assert in_process(root, monkeypatch) == 1
+
+
+def test_stop_that_a_library_turned_into_an_error_is_still_a_stop(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tree / "library.py").write_text(
+        "import os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "except BaseException:\n    raise ImportError('initialization failed')\n"
+    )
+    monkeypatch.syspath_prepend(tree)
+    monkeypatch.setitem(_MODULES, "logistic", "library")
+    assert in_process(tree, monkeypatch) == 143
+    assert failure(tree).startswith("stopped by SIGTERM")
+    assert files_of(tree / "model") == NOTHING
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
@@ -253,6 +268,14 @@ def test_stop_during_fine_tuning_keeps_the_model_so_far(tmp_path: Path, tiny_enc
     assert "the model so far is kept" in log
     assert not (root / "output/failure").exists()
     assert ".partial" not in files_of(root / "model")
+    assert load_classifier(root / "model").predict(["fire"]).shape == (1, 2)
+
+
+def test_stop_after_the_last_step_keeps_the_model(tmp_path: Path, tiny_encoder: Path) -> None:
+    root = job(tmp_path / "ml", tiny_encoder, recipe="finetune", epochs="1")
+    code, log = stopped(root, "fine-tuning, steps: 2 of 2")
+    assert code == 0, log
+    assert "the model so far" not in log
     assert load_classifier(root / "model").predict(["fire"]).shape == (1, 2)
 
 

@@ -26,7 +26,6 @@ from textmodel.encoder import (
     text_limits,
 )
 from textmodel.hardware import device, precision
-from train.errors import Stopped
 from train.evaluate import log_metrics
 from train.progress import progress
 from train.recipes.fitting import Fitting
@@ -51,7 +50,8 @@ def fit(fitting: Fitting) -> Manifest:
     precise = precision(on.value)
     log.info("%s", on)
     log.info("%s", precise)
-    with tempfile.TemporaryDirectory() as scratch:
+    # From the first step on there is something to keep, so a stop only ends the steps.
+    with tempfile.TemporaryDirectory() as scratch, fitting.stop.deferred():
         arguments = TrainingArguments(
             output_dir=scratch,
             num_train_epochs=settings.epochs,
@@ -76,16 +76,13 @@ def fit(fitting: Fitting) -> Manifest:
             callbacks=[_Lines(), _EndOnRequest(fitting.stop)],
         )
         trainer.remove_callback(PrinterCallback)
-        with fitting.stop.deferred():
-            trainer.train()
-    if fitting.stop.requested:
-        if trainer.state.global_step == 0:
-            raise Stopped(fitting.stop.requested)
-        log.warning("stopped at step %d: the model so far is kept", trainer.state.global_step)
-    model.save_pretrained(fitting.directory)
-    tokenizer.save_pretrained(fitting.directory)
-    # Read back, because the Trainer left its own precision in the forward function of `model`.
-    export_openvino(load_encoder(fitting.directory, pooling=None), fitting.directory)
+        trainer.train()
+        if trainer.state.global_step < trainer.state.max_steps:
+            log.warning("stopped at step %d: the model so far is kept", trainer.state.global_step)
+        model.save_pretrained(fitting.directory)
+        tokenizer.save_pretrained(fitting.directory)
+        # Read back, because the Trainer left its own precision in the forward function of `model`.
+        export_openvino(load_encoder(fitting.directory, pooling=None), fitting.directory)
     return Manifest(
         task="text-classification",
         recipe=settings.recipe,
