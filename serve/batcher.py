@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -24,12 +24,12 @@ WINDOW = 64
 
 @dataclass(frozen=True, eq=False)
 class _Item(Generic[Result]):
-    token_ids: Sequence[int]
+    tokens: Sized
     future: Future[Result] = field(default_factory=Future)
 
 
 class Batcher(Generic[Result]):
-    """Collects token ids, runs them in batches on `streams` threads, and hands results back."""
+    """Collects tokenised texts, runs batches of them on `streams` threads, hands results back."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Batcher(Generic[Result]):
         streams: int,
         batch_size: int,
     ) -> None:
-        """`run` maps a batch of token ids to as many results; `streams` of it run at a time."""
+        """`run` maps a batch of texts to as many results; `streams` of it run at a time."""
         self._run = run
         self._streams = streams
         self._batch_size = batch_size
@@ -48,9 +48,9 @@ class Batcher(Generic[Result]):
         for number in range(streams):
             threading.Thread(target=self._work, name=f"stream-{number}", daemon=True).start()
 
-    def submit(self, texts: Sequence[Sequence[int]]) -> list[Future[Result]]:
-        """Queue texts as token ids; returns a future for each."""
-        items: list[_Item[Result]] = [_Item(token_ids) for token_ids in texts]
+    def submit(self, texts: Sequence[Sized]) -> list[Future[Result]]:
+        """Queue tokenised texts; returns a future for each."""
+        items: list[_Item[Result]] = [_Item(tokens) for tokens in texts]
         with self._changed:
             self._waiting.extend(items)
             self._changed.notify(min(len(items), self._streams))
@@ -60,7 +60,7 @@ class Batcher(Generic[Result]):
         while True:
             batch = self._next_batch()
             try:
-                results = self._run([item.token_ids for item in batch])
+                results = self._run([item.tokens for item in batch])
                 for item, result in zip(batch, results, strict=True):
                     item.future.set_result(result)
             except Exception as error:  # the clients of this batch are told; the stream goes on
@@ -76,8 +76,8 @@ class Batcher(Generic[Result]):
                 self._window.append(self._waiting.popleft())
             # What waits is shared out to all streams before any of them gets a full batch.
             size = min(self._batch_size, math.ceil(len(self._window) / self._streams))
-            length = len(self._window[0].token_ids)
-            batch = sorted(self._window, key=lambda item: abs(len(item.token_ids) - length))[:size]
+            length = len(self._window[0].tokens)
+            batch = sorted(self._window, key=lambda item: abs(len(item.tokens) - length))[:size]
             chosen = set(map(id, batch))
             self._window = [item for item in self._window if id(item) not in chosen]
             return batch

@@ -10,9 +10,9 @@ import pytest
 
 from serve.codec import decode
 from serve.settings import table as variables
-from train.evaluate import METRIC_REGEX
 from train.hyperparameters import ALIASES
 from train.hyperparameters import table as hyperparameters
+from train.metrics import METRIC_REGEX
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -50,6 +50,8 @@ class Manifest:
     base_model: str
     versions: dict[str, str]
     metrics: dict[str, float] = field(default_factory=dict)
+    multi_label: bool = False
+    """Whether each label has a probability of its own, because a text may have any number."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every other file, by its path relative to the directory."""
     format_version: int = FORMAT_VERSION

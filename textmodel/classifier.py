@@ -16,7 +16,7 @@ from textmodel.artifact import Artifact
 from textmodel.hardware import Choice
 from textmodel.heads import HEADS, Head
 from textmodel.runtime import Runtime, load_runtime
-from textmodel.tokenizer import TokenIds, Tokenizer
+from textmodel.tokenizer import Text, Tokenizer, Tokens
 
 __all__ = ["Progress", "TextClassifier", "load_classifier", "load_parts", "run_sorted"]
 
@@ -39,11 +39,11 @@ class TextClassifier:
     head: Head
     choices: tuple[Choice[Any], ...]
 
-    def probabilities(self, batch: Sequence[TokenIds]) -> Array:
-        """Classify one batch of token ids; returns (batch, labels)."""
+    def probabilities(self, batch: Sequence[Tokens]) -> Array:
+        """Classify one batch; returns (batch, labels)."""
         return self.head(self.runtime(batch))
 
-    def predict(self, texts: Sequence[str], progress: Progress | None = None) -> Array:
+    def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:
         """Classify any number of texts; returns (texts, labels) in the order given."""
         return self.head(run_sorted(self.runtime, self.tokenize(texts), progress))
 
@@ -76,28 +76,28 @@ def load_parts(
 
 
 def run_sorted(
-    runtime: Runtime, token_ids: Sequence[TokenIds], progress: Progress | None = None
+    runtime: Runtime, tokens: Sequence[Tokens], progress: Progress | None = None
 ) -> Array:
     """Execute any number of texts, longest first so that a batch needs little padding.
 
     Returns:
         The encoder's output, (texts, features), in the order given.
     """
-    order = sorted(range(len(token_ids)), key=lambda index: -len(token_ids[index]))
+    order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
     size = runtime.bulk_batch_size
     batches = [order[start : start + size] for start in range(0, len(order), size)]
     features: Array | None = None
     done = 0
     streams = ThreadPoolExecutor(runtime.streams)
     try:
-        outputs = streams.map(lambda batch: runtime([token_ids[i] for i in batch]), batches)
+        outputs = streams.map(lambda batch: runtime([tokens[i] for i in batch]), batches)
         for batch, output in zip(batches, outputs, strict=True):
             if features is None:
-                features = np.empty((len(token_ids), output.shape[1]), np.float32)
+                features = np.empty((len(tokens), output.shape[1]), np.float32)
             features[batch] = output
             done += len(batch)
             if progress:
-                progress(done, len(token_ids))
+                progress(done, len(tokens))
     finally:
         streams.shutdown(cancel_futures=True)  # a stopped job must not finish the whole set first
     if features is None:

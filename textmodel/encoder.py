@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,9 @@ class TextLimits:
     max_length: int
     pooling: str
 
-    def cut(self, requested: int | None) -> int:
-        """Return the length to cut texts to: as requested, but never beyond the encoder's own."""
-        return min(requested or self.max_length, self.max_length)
+    def cut(self, requested: int | None) -> TextLimits:
+        """Return these limits with a shorter text, if one is requested."""
+        return replace(self, max_length=min(requested or self.max_length, self.max_length))
 
 
 def load_encoder(directory: Path, pooling: str | None, normalize: bool = False) -> Encoder:

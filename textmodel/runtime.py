@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from textmodel.artifact import Artifact, ArtifactError
 from textmodel.hardware import Choice, cpu_count, device, precision
-from textmodel.tokenizer import TokenIds, pad
+from textmodel.tokenizer import Tokens, pad
 
 __all__ = ["OPENVINO_FILES", "RUNTIMES", "Runtime", "load_runtime"]
 
@@ -19,7 +19,7 @@ OPENVINO_FILES = ("openvino/encoder.xml", "openvino/encoder.bin")
 
 
 class Runtime(Protocol):
-    """Executes batches of token ids. Thread-safe."""
+    """Executes batches of tokenised texts. Thread-safe."""
 
     streams: int
     """How many batches are worth running at the same time."""
@@ -28,7 +28,7 @@ class Runtime(Protocol):
     bulk_batch_size: int
     """The same where all texts are known and sorted by length."""
 
-    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """Return the encoder's output, (batch, features)."""
         ...
 
@@ -60,7 +60,7 @@ class OpenVINORuntime:
         for _ in range(self.streams):
             self._requests.put(compiled.create_infer_request())
 
-    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         arrays = pad(batch, self._pad_id)
         request = self._requests.get()
         try:
@@ -91,7 +91,7 @@ class TorchRuntime:
         self._module = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
         self._module.to(device).eval()
 
-    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         torch = self._torch
         arrays = pad(batch, self._pad_id)
         inputs = [torch.from_numpy(arrays[name]).to(self._device) for name in self._module.inputs]

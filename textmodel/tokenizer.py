@@ -1,18 +1,34 @@
-"""Texts to token ids, and token ids to the arrays that an encoder reads."""
+"""Texts to tokens, and tokens to the arrays that an encoder reads."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
-__all__ = ["TokenIds", "Tokenizer", "pad"]
+__all__ = ["Text", "Tokenizer", "Tokens", "pad"]
 
-TokenIds = list[int]
+Text = str | tuple[str, str]
+"""A text, or a pair of texts that the encoder reads together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The token ids of a text, special tokens included."""
+
+    ids: list[int]
+    second: int | None = None
+    """Where the second text of a pair begins, for encoders that tell the two apart."""
+    cut: bool = False
+    """Whether the text was longer."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 class Tokenizer:
@@ -28,13 +44,21 @@ class Tokenizer:
             pad_token = pad_token["content"]
         self.pad_id: int = self._tokenizer.token_to_id(pad_token) or 0
 
-    def __call__(self, texts: Sequence[str]) -> list[TokenIds]:
-        """Return the token ids of each text, special tokens included."""
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
+    def __call__(self, texts: Sequence[Text]) -> list[Tokens]:
+        """Tokenise each text; of a pair, the longer text is cut first."""
+        encodings = self._tokenizer.encode_batch_fast(list(texts))
+        return [
+            Tokens(
+                encoding.ids,
+                _second(encoding.type_ids) if isinstance(text, tuple) else None,
+                bool(encoding.overflowing),
+            )
+            for text, encoding in zip(texts, encodings, strict=True)
+        ]
 
 
-def pad(batch: Sequence[TokenIds], pad_id: int) -> dict[str, NDArray[np.int64]]:
-    """Pad token ids on the right to the longest of the batch.
+def pad(batch: Sequence[Tokens], pad_id: int) -> dict[str, NDArray[np.int64]]:
+    """Pad tokens on the right to the longest of the batch.
 
     Returns:
         `input_ids`, `attention_mask` and `token_type_ids`, each (batch, tokens).
@@ -42,11 +66,18 @@ def pad(batch: Sequence[TokenIds], pad_id: int) -> dict[str, NDArray[np.int64]]:
     width = max(map(len, batch))
     input_ids = np.full((len(batch), width), pad_id, np.int64)
     attention_mask = np.zeros((len(batch), width), np.int64)
-    for row, ids in enumerate(batch):
-        input_ids[row, : len(ids)] = ids
-        attention_mask[row, : len(ids)] = 1
+    token_type_ids = np.zeros((len(batch), width), np.int64)
+    for row, tokens in enumerate(batch):
+        input_ids[row, : len(tokens)] = tokens.ids
+        attention_mask[row, : len(tokens)] = 1
+        if tokens.second is not None:
+            token_type_ids[row, tokens.second : len(tokens)] = 1
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
-        "token_type_ids": np.zeros_like(input_ids),
+        "token_type_ids": token_type_ids,
     }
+
+
+def _second(type_ids: list[int]) -> int | None:
+    return type_ids.index(1) if 1 in type_ids else None

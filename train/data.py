@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from textmodel.tokenizer import Text
 from train.errors import UserError
 from train.hyperparameters import Hyperparameters
 from train.job import Job
+from train.world import World
 
 __all__ = ["Dataset", "Splits", "read_splits"]
 
@@ -56,11 +58,16 @@ Row = tuple[str, dict[str, Any]]
 class Dataset:
     """Texts and their labels, row by row."""
 
-    texts: list[str]
-    labels: list[str]
+    texts: Sequence[Text]
+    labels: Sequence[tuple[str, ...]]
+    """One label a row, or any number of them where the task is multi-label."""
+    multi_label: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def label_counts(self) -> Counter[str]:
+        return Counter(label for labels in self.labels for label in labels)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ class Splits:
     held_out: dict[str, Dataset]
 
 
-def read_splits(job: Job, settings: Hyperparameters) -> Splits:
+def read_splits(job: Job, settings: Hyperparameters, world: World) -> Splits:
     """Read the job's channels, and hold rows out where none is there to measure on.
 
     Raises:
@@ -92,7 +99,7 @@ def read_splits(job: Job, settings: Hyperparameters) -> Splits:
         for name, names in HELD_OUT.items()
         if (found := job.channel(*names))
     }
-    classes = Counter(train.labels)
+    classes = train.label_counts()
     if len(classes) < 2:
         raise UserError(
             f"the channel train has one class only ({next(iter(classes))!r} in all {len(train)} "
@@ -106,7 +113,7 @@ def read_splits(job: Job, settings: Hyperparameters) -> Splits:
             len(held), len(held) + len(train),
         )  # fmt: skip
     for name, data in held_out.items():
-        if unknown := sorted(set(data.labels) - classes.keys()):
+        if unknown := sorted(data.label_counts().keys() - classes.keys()):
             log.warning(
                 "channel %s: labels that the channel train does not have can only be wrong: %s",
                 name, _listing(unknown),
@@ -116,7 +123,9 @@ def read_splits(job: Job, settings: Hyperparameters) -> Splits:
 
 def _read_channel(directory: Path, job: Job, settings: Hyperparameters) -> Dataset:
     channel = directory.name
-    texts, labels, incomplete = [], [], []
+    texts: list[Text] = []
+    labels: list[tuple[str, ...]] = []
+    incomplete = []
     for path in _files(directory):
         columns: tuple[str, str] | None = None
         for where, row in _rows(path, job.content_type(channel), settings.encoding):
@@ -124,7 +133,7 @@ def _read_channel(directory: Path, job: Job, settings: Hyperparameters) -> Datas
             text, label = _text(row, columns[0], where), _label(row, columns[1], where)
             if text.strip() and label:
                 texts.append(text)
-                labels.append(label)
+                labels.append((label,))
             else:
                 incomplete.append(where)
     if incomplete:
@@ -295,10 +304,10 @@ def _value(row: dict[str, Any], column: str, where: str) -> Any:
 
 def _split(data: Dataset, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
     """Hold out about `fraction` of each label's texts; equal texts stay on one side."""
-    rows_of_text: dict[str, list[int]] = defaultdict(list)
+    rows_of_text: dict[Text, list[int]] = defaultdict(list)
     for row, text in enumerate(data.texts):
         rows_of_text[text].append(row)
-    groups_of_label: dict[str, list[list[int]]] = defaultdict(list)
+    groups_of_label: dict[tuple[str, ...], list[list[int]]] = defaultdict(list)
     for rows in rows_of_text.values():
         groups_of_label[data.labels[rows[0]]].append(rows)
     generator = random.Random(seed)

@@ -20,15 +20,13 @@ from sklearn.metrics import (
 )
 
 from textmodel.classifier import TextClassifier
-from train.data import Dataset, Splits
+from textmodel.tokenizer import Text
+from train.data import Splits
 from train.progress import progress
 
-__all__ = ["METRIC_REGEX", "Evaluation", "evaluate", "log_metrics"]
+__all__ = ["Evaluation", "evaluate"]
 
 log = logging.getLogger(__name__)
-
-METRIC_REGEX = r"\[metric\] {name}=([0-9.eE+-]+)"
-"""The `Regex` of a metric definition, with the metric's name put in."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Evaluation:
     metrics: dict[str, float]
     """By `<split>_<metric>`."""
     reports: dict[str, Any]
-    rows: list[tuple[str, str, str, str, float]]
+    rows: list[tuple[str, Text, str, str, float]]
     """Split, text, label, prediction and its score."""
 
     def write(self, directory: Path) -> None:
@@ -61,8 +59,9 @@ def evaluate(classifier: TextClassifier, splits: Splits) -> Evaluation:
     for name, data in splits.held_out.items():
         scores = classifier.predict(data.texts, progress(log, f"evaluating {name}"))
         best = scores.argmax(axis=1)
+        truth = [label for (label,) in data.labels]
         predictions = [classifier.labels[index] for index in best]
-        report = _report(data, predictions, classifier.labels)
+        report = _report(truth, predictions, classifier.labels)
         report["texts_also_in_train"] = sum(text in seen for text in data.texts)
         reports[name] = report
         metrics |= {
@@ -72,32 +71,24 @@ def evaluate(classifier: TextClassifier, splits: Splits) -> Evaluation:
         rows += [
             (name, text, label, prediction, round(float(score), 6))
             for text, label, prediction, score in zip(
-                data.texts, data.labels, predictions, scores.max(axis=1), strict=True
+                data.texts, truth, predictions, scores.max(axis=1), strict=True
             )
         ]
     return Evaluation(metrics, reports, rows)
 
 
-def log_metrics(metrics: dict[str, float]) -> None:
-    """Print one line a metric, in the form that METRIC_REGEX finds."""
-    for name, value in metrics.items():
-        log.info("[metric] %s=%.6g", name, value)
-
-
-def _report(data: Dataset, predictions: Sequence[str], known: Sequence[str]) -> dict[str, Any]:
-    labels = [*known, *sorted(set(data.labels) - set(known))]
-    matrix: NDArray[np.int64] = confusion_matrix(data.labels, predictions, labels=labels)
-    scores = precision_recall_fscore_support(
-        data.labels, predictions, labels=labels, zero_division=0
-    )
+def _report(
+    truth: Sequence[str], predictions: Sequence[str], known: Sequence[str]
+) -> dict[str, Any]:
+    labels = [*known, *sorted(set(truth) - set(known))]
+    matrix: NDArray[np.int64] = confusion_matrix(truth, predictions, labels=labels)
+    scores = precision_recall_fscore_support(truth, predictions, labels=labels, zero_division=0)
     columns = ("precision", "recall", "f1", "rows")
     return {
-        "rows": len(data),
-        "accuracy": float(accuracy_score(data.labels, predictions)),
-        "macro_f1": float(f1_score(data.labels, predictions, average="macro", zero_division=0)),
-        "weighted_f1": float(
-            f1_score(data.labels, predictions, average="weighted", zero_division=0)
-        ),
+        "rows": len(truth),
+        "accuracy": float(accuracy_score(truth, predictions)),
+        "macro_f1": float(f1_score(truth, predictions, average="macro", zero_division=0)),
+        "weighted_f1": float(f1_score(truth, predictions, average="weighted", zero_division=0)),
         "per_label": {
             label: dict(zip(columns, map(float, values), strict=True))
             for label, *values in zip(labels, *scores, strict=True)

@@ -41,6 +41,16 @@ class Job:
         return self.root / "model"
 
     @property
+    def checkpoints(self) -> Path:
+        """What the platform keeps while the job runs, and brings back when it starts again."""
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """The default LocalPath of a TensorBoardOutputConfig."""
+        return self.root / "output" / "tensorboard"
+
+    @property
     def output_data(self) -> Path:
         """What becomes output.tar.gz."""
         return self.root / "output" / "data"
@@ -51,6 +61,10 @@ class Job:
 
     def hyperparameters(self) -> dict[str, Any]:
         return self._config("hyperparameters.json")
+
+    def resources(self) -> dict[str, Any]:
+        """Return the hosts of the job, as the platform describes them."""
+        return self._config("resourceconfig.json")
 
     def channel(self, *names: str) -> Path | None:
         """Return the directory of the first channel of these names that the job has."""
@@ -78,7 +92,9 @@ class Job:
             self.failure.unlink()
 
     def fail(self, reason: str) -> None:
-        """Write the failure file, the cause first."""
+        """Write the failure file, the cause first. What failed first is the cause: it is kept."""
+        if self.failure.exists():
+            return
         text = reason.encode("utf-8", "backslashreplace").decode()[:FAILURE_LIMIT]
         try:
             self.failure.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import load_classifier, run_sorted
-from textmodel.tokenizer import TokenIds
+from textmodel.tokenizer import Tokens
 
 TEXTS = ["the river is on fire", "my fantasy team is a sinking ship", "x " * 400, "", "💔"]
 
@@ -22,25 +22,25 @@ class Lengths:
     batch_size = 4
     bulk_batch_size = 4
 
-    def __call__(self, batch: Sequence[TokenIds]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         width = max(map(len, batch))
-        return np.array([(ids[0], width) for ids in batch], np.float32)
+        return np.array([(tokens.ids[0], width) for tokens in batch], np.float32)
 
 
 def test_run_sorted_returns_results_in_given_order() -> None:
     lengths = random.Random(0).sample(range(1, 60), 50)
-    results = run_sorted(Lengths(), [[row] * length for row, length in enumerate(lengths)])
+    results = run_sorted(Lengths(), [Tokens([row] * length) for row, length in enumerate(lengths)])
     assert results[:, 0].tolist() == list(range(50))
 
 
 def test_run_sorted_puts_texts_of_like_length_together() -> None:
-    results = run_sorted(Lengths(), [[1] * length for length in (1, 9, 1, 9, 1, 9, 1, 9)])
+    results = run_sorted(Lengths(), [Tokens([1] * length) for length in (1, 9, 1, 9, 1, 9, 1, 9)])
     assert results[:, 1].tolist() == [1, 9] * 4
 
 
 def test_run_sorted_reports_progress_up_to_the_end() -> None:
     seen: list[tuple[int, int]] = []
-    run_sorted(Lengths(), [[1]] * 10, lambda done, total: seen.append((done, total)))
+    run_sorted(Lengths(), [Tokens([1])] * 10, lambda done, total: seen.append((done, total)))
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 

@@ -9,7 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from textmodel.artifact import Artifact, ArtifactError
-from textmodel.heads import FOREST_FILE, HEADS, Forest, Linear, Softmax
+from textmodel.heads import FOREST_FILE, HEADS, Forest, Linear, Logits
 from train.recipes.logistic import as_linear
 
 RANDOM = np.random.default_rng(0)
@@ -37,9 +37,25 @@ def test_linear_equals_scikit_learn(labels: int) -> None:
     np.testing.assert_allclose(answers, regression.predict_proba(FEATURES), atol=1e-5)
 
 
-def test_softmax_of_large_logits_is_finite() -> None:
-    answers = Softmax()(np.array([[1e4, -1e4], [0, 0]], np.float32))
-    assert answers.tolist() == [[1, 0], [0.5, 0.5]]
+@pytest.mark.parametrize("labels", [2, 3, 7])
+def test_multi_label_forest_equals_scikit_learn(labels: int) -> None:
+    several = np.stack([targets(2), *(FEATURES[:, 1:labels].T > 0.5)], axis=1)
+    forest = RandomForestClassifier(20, random_state=0).fit(FEATURES, several)
+    answers = Forest(treelite.sklearn.import_model(forest), multi_label=True)(FEATURES)
+    assert answers.shape == (300, labels)
+    for label, expected in enumerate(forest.predict_proba(FEATURES)):
+        np.testing.assert_allclose(answers[:, label], expected[:, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_probabilities_of_large_logits_are_finite(multi_label: bool) -> None:
+    answers = Logits(multi_label)(np.array([[1e4, -1e4], [0, 0]], np.float32))
+    np.testing.assert_allclose(answers, np.array([[1.0, 0.0], [0.5, 0.5]]), atol=1e-20)
+
+
+def test_labels_of_a_multi_label_head_do_not_compete() -> None:
+    head = Linear(np.ones((3, 1), np.float32), np.zeros(3, np.float32), multi_label=True)
+    np.testing.assert_allclose(head(np.array([[9.0]], np.float32)), 1, atol=1e-3)
 
 
 def test_every_row_of_a_head_sums_to_one() -> None:

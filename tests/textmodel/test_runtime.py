@@ -11,7 +11,7 @@ from tests.train.trees import messages
 from textmodel.artifact import Artifact, ArtifactError
 from textmodel.classifier import load_classifier, load_parts
 from textmodel.runtime import RUNTIMES, Runtime, load_runtime
-from textmodel.tokenizer import TokenIds
+from textmodel.tokenizer import Tokens
 
 TEXTS = ["fire", *(text for text, _ in messages(210, 260)), "word " * 300]
 
@@ -23,7 +23,7 @@ def artifact(request: pytest.FixtureRequest) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def token_ids(artifact: Artifact) -> list[TokenIds]:
+def tokens(artifact: Artifact) -> list[Tokens]:
     tokenize, _, _ = load_parts(artifact)
     return tokenize(TEXTS)
 
@@ -32,16 +32,16 @@ def runtime(artifact: Artifact, name: str, precision: str = "fp32") -> Runtime:
     return load_runtime(artifact, 0, name, precision)[0]
 
 
-def test_openvino_equals_torch(artifact: Artifact, token_ids: list[TokenIds]) -> None:
-    openvino, torch = (runtime(artifact, name)(token_ids) for name in ("openvino", "torch"))
+def test_openvino_equals_torch(artifact: Artifact, tokens: list[Tokens]) -> None:
+    openvino, torch = (runtime(artifact, name)(tokens) for name in ("openvino", "torch"))
     np.testing.assert_allclose(openvino, torch, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_batch_equals_single(artifact: Artifact, token_ids: list[TokenIds], name: str) -> None:
+def test_batch_equals_single(artifact: Artifact, tokens: list[Tokens], name: str) -> None:
     execute = runtime(artifact, name)
-    single = np.concatenate([execute([ids]) for ids in token_ids])
-    np.testing.assert_allclose(execute(token_ids), single, atol=1e-4)
+    single = np.concatenate([execute([one]) for one in tokens])
+    np.testing.assert_allclose(execute(tokens), single, atol=1e-4)
 
 
 @pytest.mark.parametrize("tree", ["forest_model", "logistic_model", "finetuned_model"])
@@ -55,24 +55,20 @@ def test_labels_in_bf16_are_those_in_fp32(tree: str, request: pytest.FixtureRequ
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_threads_get_their_own_answers(
-    artifact: Artifact, token_ids: list[TokenIds], name: str
-) -> None:
+def test_threads_get_their_own_answers(artifact: Artifact, tokens: list[Tokens], name: str) -> None:
     execute = runtime(artifact, name)
-    expected = [execute([ids]) for ids in token_ids]
+    expected = [execute([one]) for one in tokens]
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda ids: execute([ids]), token_ids))
+        found = list(threads.map(lambda one: execute([one]), tokens))
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
 
 
-def test_answer_stays_when_the_next_batch_runs(
-    artifact: Artifact, token_ids: list[TokenIds]
-) -> None:
+def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[Tokens]) -> None:
     execute = runtime(artifact, "openvino")
-    first = execute(token_ids[:1])
+    first = execute(tokens[:1])
     copy = first.copy()
     for _ in range(4):  # more often than there are streams
-        execute(token_ids[1:2])
+        execute(tokens[1:2])
     assert (first == copy).all()
 
 

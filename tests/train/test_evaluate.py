@@ -10,7 +10,8 @@ import pytest
 
 from textmodel.classifier import TextClassifier, load_classifier
 from train.data import Dataset, Splits
-from train.evaluate import METRIC_REGEX, Evaluation, evaluate, log_metrics
+from train.evaluate import Evaluation, evaluate
+from train.metrics import METRIC_REGEX, Metrics
 
 TREES = ["forest_model", "logistic_model", "finetuned_model"]
 
@@ -21,8 +22,9 @@ def classifier(logistic_model: Path) -> TextClassifier:
 
 
 def measure(classifier: TextClassifier, texts: list[str], labels: list[str]) -> Evaluation:
-    train = Dataset(["a fire", "a joke"], ["disaster", "other"])
-    return evaluate(classifier, Splits(train, {"test": Dataset(texts, labels)}))
+    train = Dataset(["a fire", "a joke"], [("disaster",), ("other",)])
+    test = Dataset(texts, [(label,) for label in labels])
+    return evaluate(classifier, Splits(train, {"test": test}))
 
 
 @pytest.mark.parametrize("tree", TREES)
@@ -96,7 +98,7 @@ def test_every_text_survives_the_predictions_file(
 def test_metric_lines_are_found_by_the_documented_expression(
     value: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log_metrics({"loss": value})
+    Metrics().report({"loss": value})
     found = re.search(METRIC_REGEX.format(name="loss"), caplog.text)
     assert found
     assert float(found[1]) == pytest.approx(value, rel=1e-5)

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from textmodel.artifact import Artifact, Manifest, library_versions
 from textmodel.classifier import load_parts, run_sorted
-from textmodel.encoder import export_openvino, load_encoder, load_tokenizer, text_limits
+from textmodel.encoder import export_openvino, load_encoder
 from train.progress import progress
 from train.recipes.fitting import Fitting
+from train.recipes.tokens import log_cut, write_tokenizer
 
 __all__ = ["embed"]
 
@@ -25,20 +26,17 @@ def embed(fitting: Fitting, head: str) -> tuple[NDArray[np.float32], Manifest]:
         The embeddings (rows, hidden), and the manifest of a model with this `head`.
     """
     settings = fitting.settings
-    tokenizer = load_tokenizer(fitting.encoder)
-    limits = text_limits(fitting.encoder, tokenizer)
+    tokenize, limits = write_tokenizer(fitting)
     pooling = limits.pooling if settings.pooling == "auto" else settings.pooling
-    tokenizer.model_max_length = limits.cut(settings.max_length)  # for other tools that load it
     encoder = load_encoder(fitting.encoder, pooling, settings.normalize)
     encoder.model.save_pretrained(fitting.directory)
-    tokenizer.save_pretrained(fitting.directory)
     export_openvino(encoder, fitting.directory)
     (fitting.directory / "head").mkdir()
     manifest = Manifest(
         task="text-classification",
         recipe=settings.recipe,
         labels=fitting.labels,
-        max_length=tokenizer.model_max_length,
+        max_length=limits.max_length,
         pooling=pooling,
         normalize=settings.normalize,
         head=head,
@@ -46,8 +44,9 @@ def embed(fitting: Fitting, head: str) -> tuple[NDArray[np.float32], Manifest]:
         base_model=settings.model_name,
         versions=library_versions(),
     )
-    tokenize, runtime, choices = load_parts(Artifact(fitting.directory, manifest).seal())
+    _, runtime, choices = load_parts(Artifact(fitting.directory, manifest).seal())
     for choice in choices:
         log.info("%s", choice)
-    token_ids = tokenize(fitting.train.texts)
-    return run_sorted(runtime, token_ids, progress(log, "embedding")), manifest
+    tokens = tokenize(fitting.train.texts)
+    log_cut(tokens, limits.max_length)
+    return run_sorted(runtime, tokens, progress(log, "embedding")), manifest

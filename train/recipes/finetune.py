@@ -23,12 +23,12 @@ from textmodel.encoder import (
     load_encoder,
     load_for_finetuning,
     load_tokenizer,
-    text_limits,
 )
 from textmodel.hardware import device, precision
-from train.evaluate import log_metrics
+from train.metrics import Metrics
 from train.progress import progress
 from train.recipes.fitting import Fitting
+from train.recipes.tokens import log_cut, write_tokenizer
 from train.stopping import Stop
 
 log = logging.getLogger(__name__)
@@ -37,14 +37,13 @@ log = logging.getLogger(__name__)
 def fit(fitting: Fitting) -> Manifest:
     settings = fitting.settings
     set_seed(settings.seed)
-    tokenizer = load_tokenizer(fitting.encoder)
-    max_length = text_limits(fitting.encoder, tokenizer).cut(settings.max_length)
-    tokenizer.model_max_length = max_length  # for other tools that load what is saved
+    tokenize, limits = write_tokenizer(fitting)
     model = load_for_finetuning(fitting.encoder, fitting.labels)
-    token_ids = tokenizer(fitting.train.texts, truncation=True, max_length=max_length)["input_ids"]
+    tokens = tokenize(fitting.train.texts)
+    log_cut(tokens, limits.max_length)
     rows = [
-        {"input_ids": ids, "labels": int(target)}
-        for ids, target in zip(token_ids, fitting.targets, strict=True)
+        {"input_ids": one.ids, "labels": int(target)}
+        for one, target in zip(tokens, fitting.targets, strict=True)
     ]
     on = device()
     precise = precision(on.value)
@@ -72,25 +71,24 @@ def fit(fitting: Fitting) -> Manifest:
             model,
             arguments,
             train_dataset=rows,
-            data_collator=DataCollatorWithPadding(tokenizer),
-            callbacks=[_Lines(), _EndOnRequest(fitting.stop)],
+            data_collator=DataCollatorWithPadding(load_tokenizer(fitting.directory)),
+            callbacks=[_Lines(fitting.metrics), _EndOnRequest(fitting.stop)],
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         if trainer.state.global_step < trainer.state.max_steps:
             log.warning("stopped at step %d: the model so far is kept", trainer.state.global_step)
         model.save_pretrained(fitting.directory)
-        tokenizer.save_pretrained(fitting.directory)
         # Read back, because the Trainer left its own precision in the forward function of `model`.
         export_openvino(load_encoder(fitting.directory, pooling=None), fitting.directory)
     return Manifest(
         task="text-classification",
         recipe=settings.recipe,
         labels=fitting.labels,
-        max_length=max_length,
+        max_length=limits.max_length,
         pooling=None,
         normalize=False,
-        head="softmax",
+        head="logits",
         runtimes=("openvino", "torch"),
         base_model=settings.model_name,
         versions=library_versions(),
@@ -99,6 +97,9 @@ def fit(fitting: Fitting) -> Manifest:
 
 class _Lines(TrainerCallback):
     """Prints progress and the loss as lines of their own."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -119,7 +120,7 @@ class _Lines(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if logs and "loss" in logs:
-            log_metrics({"loss": float(logs["loss"])})
+            self._metrics.report({"loss": float(logs["loss"])}, state.global_step)
 
 
 class _EndOnRequest(TrainerCallback):

@@ -14,11 +14,12 @@ from tests.textmodel.encoders import FAMILIES, declare, make_encoder
 from tests.train.trees import as_csv, files_of, make_tree, messages
 from textmodel.artifact import Artifact
 from textmodel.classifier import load_classifier
-from train.__main__ import run
 from train.errors import UserError
 from train.job import Job
 from train.recipes import _MODULES, load_recipe
 from train.stopping import Stop
+from train.worker import run
+from train.world import World
 
 QUICK = {"n_estimators": "5", "epochs": "0.5", "train_batch_size": "8"}
 
@@ -28,7 +29,7 @@ def fit(root: Path, encoder: Path, recipe: str, train: str = "", **more: str) ->
     channels = {"train": train, "test": as_csv(messages(40, 60))}
     settings = QUICK | {"recipe": recipe, "model_name": str(encoder)} | more
     job = Job(make_tree(root, channels, settings))
-    run(job, Stop())
+    run(job, Stop(), World())
     return job
 
 

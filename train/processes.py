@@ -1,0 +1,159 @@
+"""The processes of a job: started, sent the platform's signals, waited for, none left behind.
+
+This runs as PID 1. The work is done in children, so that the reason can still be told where the
+kernel kills one of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from train.errors import Stopped
+
+__all__ = ["Command", "Supervisor", "die_with_parent", "explain"]
+
+log = logging.getLogger(__name__)
+
+GRACE = 110.0
+"""Seconds from a stop signal until what still runs is killed; the platform waits for 120."""
+GRACE_AFTER_FAILURE = 10.0
+"""Seconds that the other processes get to end once one of them has failed."""
+
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass(frozen=True)
+class Command:
+    """A program to start, with its whole environment."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path | None = None
+
+
+class Supervisor:
+    """Runs the processes of a job, each in a process group of its own."""
+
+    def __init__(self) -> None:
+        self.stopped_by = ""
+        """The name of the first stop signal, once there was one."""
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._oom_kills = _oom_kills()
+
+    def listen(self) -> None:
+        """Install the handlers. A PID 1 without them ignores SIGTERM."""
+        # Where this is not PID 1, orphans of the children come here too.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        signal.signal(signal.SIGTERM, self._forward)
+        signal.signal(signal.SIGINT, self._forward)
+        signal.signal(signal.SIGALRM, self._kill)
+
+    def run(self, commands: Sequence[Command]) -> int:
+        """Run the commands side by side; return the exit code of the first one that failed, or 0.
+
+        A negative code is the number of the signal that ended the process, as in `subprocess`.
+        When one fails, the others are ended.
+
+        Raises:
+            Stopped: a stop signal came before anything was started.
+        """
+        failed = 0
+        try:
+            for command in commands:
+                self._start(command)
+            while self._running:
+                pid, status = os.waitpid(-1, 0)
+                process = self._running.pop(pid, None)
+                if process is None:  # an orphan
+                    continue
+                process.returncode = os.waitstatus_to_exitcode(status)
+                if process.returncode and not failed:
+                    failed = process.returncode
+                    if self._running:
+                        self._signal(signal.SIGTERM)
+                        signal.setitimer(signal.ITIMER_REAL, GRACE_AFTER_FAILURE)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _end_descendants()
+        return failed
+
+    def was_killed_for_memory(self) -> bool:
+        """Return whether the kernel has killed a process of this container for its memory."""
+        return _oom_kills() > self._oom_kills
+
+    def _start(self, command: Command) -> None:
+        if self.stopped_by:
+            raise Stopped(self.stopped_by)
+        process = subprocess.Popen(
+            command.arguments,
+            env=dict(command.environment),
+            cwd=command.directory,
+            start_new_session=True,
+        )
+        self._running[process.pid] = process
+        if self.stopped_by:  # between the two lines above
+            self._signal(signal.SIGTERM)
+
+    def _forward(self, number: int, frame: FrameType | None) -> None:
+        if not self.stopped_by:
+            self.stopped_by = signal.Signals(number).name
+            signal.setitimer(signal.ITIMER_REAL, GRACE)
+        self._signal(number)
+
+    def _kill(self, number: int, frame: FrameType | None) -> None:
+        log.error("what did not end in time is killed")
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        for pid in self._running:
+            try:
+                os.killpg(pid, number)
+            except ProcessLookupError:  # it has ended, and will be waited for
+                continue
+
+
+def explain(code: int, out_of_memory: bool) -> str:
+    """Say in words how a process ended: the cause first, then what to do about it."""
+    name = signal.Signals(-code).name if code < 0 else ""
+    if code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        cause = "the kernel ended" if out_of_memory else "SIGKILL ended, most likely the kernel's,"
+        return (
+            f"out of memory: {cause} the training process. Lower train_batch_size or max_length, "
+            "or take an instance type with more memory"
+        )
+    if name:
+        return f"the training process crashed with {name} in native code; the log has what it said"
+    return f"the training process ended with exit status {code}; the log has what it said"
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, however that ended."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _end_descendants() -> None:
+    """Kill and reap what the processes left behind; their own children come here in turn."""
+    own = os.getpid()
+    children = Path(f"/proc/{own}/task/{own}/children")
+    while pids := children.read_text(encoding="ascii").split():
+        for pid in pids:
+            os.kill(int(pid), signal.SIGKILL)
+        for pid in pids:
+            os.waitpid(int(pid), 0)
+
+
+def _oom_kills() -> int:
+    try:
+        lines = _MEMORY_EVENTS.read_text(encoding="ascii").splitlines()
+    except OSError:  # cgroup v1, or none
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))

@@ -1,0 +1,158 @@
+"""One process of a training job, with its place among them in the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from train.errors import INTERNAL_ERROR, Stopped, UserError, outcome
+from train.job import Job
+from train.logs import log_to_stdout
+from train.processes import die_with_parent
+from train.stopping import Stop
+from train.world import World
+
+if TYPE_CHECKING:  # slow to import
+    from train.data import Splits
+    from train.hyperparameters import Hyperparameters
+
+log = logging.getLogger("train")
+
+
+def main() -> int:
+    if not sys.warnoptions:  # what libraries warn of is for programmers
+        warnings.simplefilter("ignore")
+    leads_host = os.environ.get("LOCAL_RANK", "0") == "0"
+    log_to_stdout(logging.INFO if leads_host else logging.WARNING)
+    job = Job.from_environment()
+    stop = Stop()
+    try:
+        stop.listen()  # before the slow imports: a stop while they run must not be lost
+        run(job, stop, World.join())
+    except (Exception, Stopped) as error:
+        stop.ignore()
+        # Some libraries turn what a signal raised into an error of their own.
+        code, reason = outcome(Stopped(stop.requested) if stop.requested else error)
+        log.error("%s", reason, exc_info=code == INTERNAL_ERROR)
+        job.fail(reason)
+        return code
+    return 0
+
+
+def run(job: Job, stop: Stop, world: World) -> None:
+    """Run one training job: read, fit, measure what was written, keep it."""
+    from textmodel.artifact import Artifact, ArtifactError
+    from train.checkpoints import Checkpoints
+    from train.data import read_splits
+    from train.hyperparameters import parse
+    from train.metrics import Metrics
+    from train.models import find_encoder
+    from train.recipes import Fitting, load_recipe
+
+    started = time.monotonic()
+    settings = parse(job.hyperparameters())
+    log.info("hyperparameters: %s", settings.describe())
+    if unused := settings.unused():
+        log.warning("recipe %s does not use %s", settings.recipe, ", ".join(unused))
+    splits = read_splits(job, settings, world)
+    encoder = find_encoder(settings.model_name, job)
+    metrics = Metrics(job.tensorboard if world.leads else None)
+    with _directory(job, world) as directory:
+        fitting = Fitting(
+            train=splits.train,
+            validation=splits.held_out.get("validation"),
+            labels=tuple(sorted(splits.train.label_counts(), key=_natural)),
+            encoder=encoder,
+            settings=settings,
+            directory=directory,
+            checkpoints=Checkpoints(
+                job.checkpoints, _identity(settings, splits, encoder, world), world.leads
+            ),
+            metrics=metrics,
+            stop=stop,
+            world=world,
+        )
+        try:
+            manifest = load_recipe(settings.recipe)(fitting)
+        except ArtifactError as error:
+            raise UserError(str(error)) from error
+        if not world.leads:
+            return
+        Artifact(directory, manifest).seal()
+        measured = _measure(directory, splits, job, stop)
+        metrics.report(measured)
+        stop.ignore()  # the model is finished: half of what follows would spoil it
+        Artifact(directory, dataclasses.replace(manifest, metrics=measured)).seal()
+        size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    log.info(
+        "model written to %s: recipe %s, %d labels, %.0f MB, %.0f s",
+        job.model, settings.recipe, len(fitting.labels), size / 1e6, time.monotonic() - started,
+    )  # fmt: skip
+
+
+@contextmanager
+def _directory(job: Job, world: World) -> Iterator[Path]:
+    """Yield where this process writes the model: only the leader's is kept."""
+    from textmodel.artifact import writing
+
+    if world.leads:
+        with writing(job.model) as directory:
+            yield directory
+    else:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+
+
+def _identity(settings: Hyperparameters, splits: Splits, encoder: Path, world: World) -> str:
+    """Return a name that other data, settings, encoders or numbers of processes do not share."""
+    digest = hashlib.sha256(f"{settings.describe()} {world.size}".encode())
+    for data in (splits.train, *splits.held_out.values()):
+        digest.update(json.dumps([data.texts, data.labels]).encode())
+    for name in ("config.json", "model.safetensors"):
+        if (encoder / name).is_file():
+            with (encoder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return f"{settings.recipe}-{digest.hexdigest()[:12]}"
+
+
+def _measure(model: Path, splits: Splits, job: Job, stop: Stop) -> dict[str, float]:
+    """Classify the held-out rows as the server will. A stop ends this, but keeps the model."""
+    from textmodel.classifier import load_classifier
+    from train.evaluate import evaluate
+
+    if stop.requested:
+        return {}
+    try:
+        evaluation = evaluate(load_classifier(model), splits)
+        evaluation.write(job.output_data)
+    except Stopped as error:
+        stop.ignore()
+        log.warning("stopped by %s: the model is kept without having been measured", error)
+        return {}
+    return evaluation.metrics
+
+
+def _natural(label: str) -> tuple[float, str]:
+    """Sort numbers as numbers, before words (`nan` is one)."""
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.inf
+    return (value if math.isfinite(value) else math.inf), label
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    sys.exit(main())
