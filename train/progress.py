@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Protocol
 
-from textmodel.classifier import Progress
-
-__all__ = ["progress"]
+__all__ = ["INTERVAL", "Report", "progress"]
 
 INTERVAL = 10.0
 """Seconds between two lines."""
 
 
-def progress(log: logging.Logger, what: str) -> Progress:
-    """Return a callback that logs `what` every few seconds, with rate and remaining time."""
+class Report(Protocol):
+    """Called with how much is done, and of how much where that is known."""
+
+    def __call__(self, done: int, total: int | None = None) -> None: ...
+
+
+def progress(log: logging.Logger, what: str, *, unit: str = "", before: int = 0) -> Report:
+    """Return a callback that logs `what` every few seconds, with rate and remaining time.
+
+    `unit` is said after the numbers; of `MB`, the callback takes bytes. `before` is what was done
+    before this start, by an attempt of the job that this one resumes.
+    """
+    scale = 1e6 if unit == "MB" else 1
+    spaced = f" {unit}" if unit else ""
     start = last = time.monotonic()
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int | None = None) -> None:
         nonlocal last
         now = time.monotonic()
-        if done < total and now - last < INTERVAL:
+        finished = total is not None and done >= total
+        if not finished and now - last < INTERVAL:
             return
         last = now
-        rate = done / max(now - start, 1e-9)
-        left = (total - done) / rate
-        log.info("%s: %d of %d (%.0f a second, %.0f s left)", what, done, total, rate, left)
+        rate = (done - before) / max(now - start, 1e-9)
+        known = "" if total is None else f" of {total / scale:.0f}"
+        left = f", {(total - done) / rate:.0f} s left" if total is not None and rate > 0 else ""
+        log.info("%s: %.0f%s%s (%.0f a second%s)", what, done / scale, known, spaced,
+                 rate / scale, left)  # fmt: skip
 
     return report
