@@ -24,6 +24,8 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = ""
+        """Why the steps should end: a signal's name, or the reason that `request` was given."""
+        self.signal = ""
         """The signal's name, once there was one."""
         self._deferred = False
         self._raised: Callable[[], Stopped | None] = lambda: None
@@ -34,6 +36,10 @@ class Stop:
         signal.signal(signal.SIGINT, self._handle)
         signal.signal(signal.SIGALRM, self._raise)
 
+    def request(self, reason: str) -> None:
+        """Ask for an end of the steps from inside: what they made so far becomes the model."""
+        self.requested = self.requested or reason
+
     @contextmanager
     def deferred(self) -> Iterator[None]:
         """Only note the first signal, for the code inside to find in `requested`.
@@ -41,7 +47,7 @@ class Stop:
         Raises:
             Stopped: there was a signal before, and what it raised got lost.
         """
-        if self.requested:
+        if self.signal:
             raise self._new()
         self._deferred = True
         try:
@@ -56,7 +62,8 @@ class Stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.requested = not self.requested, signal.Signals(number).name
+        first = not self.signal
+        self.requested = self.signal = signal.Signals(number).name
         if not (self._deferred and first):
             self._raise(number, frame)
 
@@ -71,6 +78,6 @@ class Stop:
             raise self._new()
 
     def _new(self) -> Stopped:
-        error = Stopped(self.requested)
+        error = Stopped(self.signal)
         self._raised = weakref.ref(error)  # no frame of the traceback may keep it alive
         return error

@@ -91,3 +91,17 @@ def test_signal_that_a_library_swallowed_ends_the_work_before_it_winds_up(stop: 
 
 def test_no_library_takes_a_stop_for_an_error() -> None:
     assert not issubclass(Stopped, Exception)
+
+
+def test_request_from_inside_raises_nothing_and_tells_its_reason(stop: Stop) -> None:
+    stop.request("the loss is NaN")
+    stop.request("another reason")
+    with stop.deferred():
+        assert stop.requested == "the loss is NaN"
+    assert not stop.signal
+
+
+def test_signal_after_a_request_is_still_only_noted_where_the_work_winds_up(stop: Stop) -> None:
+    stop.request("the loss is NaN")
+    deferred(stop, signal.SIGTERM)
+    assert stop.requested == stop.signal == "SIGTERM"

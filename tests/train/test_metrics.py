@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import logging
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from train.errors import Stopped
+from train.metrics import METRIC_REGEX, SPLITS, Metrics, check_objective, definitions, names
+
+
+def found(name: str, log: str) -> list[float]:
+    """Return what a job's metric definition finds in its log."""
+    return [float(value) for value in re.findall(METRIC_REGEX.format(name=name), log)]
+
+
+def events(directory: Path) -> Iterator[Event]:
+    """Read the only event file: records of length, its CRC-32C, an Event, and its CRC-32C."""
+    (path,) = directory.iterdir()
+    assert re.fullmatch(r"events\.out\.tfevents\.\d{10}\..+", path.name)
+    data = path.read_bytes()
+    while data:
+        (length, checksum) = struct.unpack("<QI", data[:12])
+        content, end = data[12 : 12 + length], struct.unpack("<I", data[12 + length : 16 + length])
+        assert checksum == masked_crc32c(data[:8])
+        assert end == (masked_crc32c(content),)
+        yield Event.FromString(content)
+        data = data[16 + length :]
+
+
+def points(directory: Path) -> list[tuple[str, int, float]]:
+    return [
+        (value.tag, event.step, pytest.approx(value.simple_value))
+        for event in events(directory)
+        for value in event.summary.value
+    ]
+
+
+def test_each_value_is_a_line_that_the_definitions_find(caplog: pytest.LogCaptureFixture) -> None:
+    Metrics().report({"loss": 0.25, "validation_loss": 1e-9, "learning_rate": -5e-05}, 10)
+    assert len(caplog.messages) == 3
+    assert found("loss", caplog.text) == [0.25]
+    assert found("validation_loss", caplog.text) == [1e-9]
+    assert found("learning_rate", caplog.text) == [-5e-05]
+
+
+def test_platform_accepts_the_definitions() -> None:
+    assert len(definitions()) <= 40
+    for definition in definitions():
+        assert len(definition["Name"]) <= 255
+        assert len(definition["Regex"]) <= 500
+    assert len({definition["Name"] for definition in definitions()}) == len(definitions())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_no_number_is_a_warning_and_no_metric(
+    value: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    Metrics().report({"loss": value}, 7)
+    assert found("loss", caplog.text) == []
+    assert "[metric]" not in caplog.text
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message == f"the metric loss is {value} at step 7, not a number"
+
+
+def test_tensorboard_reads_the_points(tmp_path: Path) -> None:
+    with Metrics(tmp_path / "a/b") as metrics:
+        metrics.report({"loss": 0.5, "grad_norm": 2.0}, 10)
+        metrics.report({"validation_accuracy": 0.75}, 20)
+        metrics.report({"test_macro_f1": 0.7})
+    assert next(events(tmp_path / "a/b")).file_version == "brain.Event:2"
+    assert points(tmp_path / "a/b") == [
+        ("train/loss", 10, 0.5),
+        ("train/grad_norm", 10, 2.0),
+        ("validation/accuracy", 20, 0.75),
+        ("test/macro_f1", 20, pytest.approx(0.7)),
+    ]
+
+
+def _report_and_stop(metrics: Metrics) -> None:
+    metrics.report({"loss": 0.5}, 10)
+    raise Stopped("SIGTERM")
+
+
+def test_points_are_kept_when_a_stop_ends_the_job(tmp_path: Path) -> None:
+    metrics = Metrics(tmp_path)
+    with pytest.raises(Stopped), metrics:
+        _report_and_stop(metrics)
+    assert points(tmp_path) == [("train/loss", 10, 0.5)]
+
+
+def test_a_job_of_many_points_has_one_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    with Metrics(tmp_path) as metrics:
+        for step in range(20_000):
+            metrics.report({"loss": 1.0}, step)
+    assert sum(1 for _ in events(tmp_path)) == 20_001
+
+
+def test_nothing_is_written_where_nothing_is_reported(tmp_path: Path) -> None:
+    with Metrics(tmp_path / "tensorboard"):
+        pass
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_directory_that_cannot_be_written_is_a_warning_and_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    with Metrics(tmp_path / "file/tensorboard") as metrics:
+        metrics.report({"loss": 1.0}, 1)
+        metrics.report({"loss": 0.5}, 2)
+    assert caplog.text.count("no more points for TensorBoard: ") == 1
+    assert found("loss", caplog.text) == [1.0, 0.5]
+
+
+def test_disk_that_is_full_is_a_warning_and_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", lambda path: full.open("wb"))
+    with Metrics(tmp_path) as metrics:
+        metrics.report({"loss": 1.0}, 1)
+        metrics.report({"loss": 0.5}, 2)
+    assert "TensorBoard: [Errno 28] No space left on device" in caplog.text
+    assert found("loss", caplog.text) == [1.0, 0.5]
+
+
+@pytest.mark.parametrize("recipe", ["forest", "logistic", "finetune"])
+def test_definitions_find_all_that_a_recipe_prints(
+    recipe: str, request: pytest.FixtureRequest
+) -> None:
+    fixture = "finetuned" if recipe == "finetune" else recipe
+    log = (request.getfixturevalue(f"{fixture}_model") / "log").read_text(encoding="utf-8")
+    printed = set(re.findall(r"\[metric\] (\w+)=", log))
+    assert printed
+    assert printed <= set(names([recipe], ["test"]))
+
+
+def test_objective_that_is_not_reported_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    check_objective({"_tuning_objective_metric": "validation_accuracy"}, "forest", ["test"])
+    assert "objective validation_accuracy is none of what this job reports" in caplog.text
+    assert "test_accuracy" in caplog.text
+
+
+@pytest.mark.parametrize("objective", [None, "", "test_accuracy", '"test_macro_f1"'])
+def test_objective_that_is_reported_needs_no_word(
+    objective: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {} if objective is None else {"_tuning_objective_metric": objective}
+    check_objective(given, "forest", SPLITS)
+    assert not caplog.messages
