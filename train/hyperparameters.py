@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -19,12 +20,14 @@ __all__ = ["ALIASES", "IGNORED", "Hyperparameters", "parse", "table"]
 # The names of Hugging Face's SageMaker examples and of its Trainer.
 ALIASES = {
     "batch_size": "train_batch_size",
+    "label_smoothing_factor": "label_smoothing",
     "lr": "learning_rate",
     "max_seq_length": "max_length",
     "model_id": "model_name",
     "model_name_or_path": "model_name",
     "num_train_epochs": "epochs",
     "per_device_train_batch_size": "train_batch_size",
+    "save_steps": "checkpoint_steps",
     "target_column": "label_column",
 }
 
@@ -39,7 +42,13 @@ IGNORED = frozenset(
     }
 )
 
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    dict: 'a JSON object like {"a label": 2.5}',
+}
 _LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -47,6 +56,17 @@ def _option(default: Any, description: str, *recipes: str, **limits: Any) -> Any
     """Declare a hyperparameter of some recipes, or of all where none is named."""
     named = ", ".join(recipes) or "all"
     return Field(default, description=description, json_schema_extra={"recipes": named}, **limits)
+
+
+def _parse_object(value: Any) -> Any:
+    """Read a JSON object, which the platform sends as a text."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
+
+
+Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], BeforeValidator(_parse_object)]
 
 
 class Hyperparameters(BaseModel):
@@ -62,9 +82,19 @@ class Hyperparameters(BaseModel):
         "all-MiniLM-L6-v2",
         "the encoder: a directory, a channel, the name of the one in the image, or a Hub id",
     )
-    text_column: str | None = _option(None, "the column of the texts; found by its name if not set")
+    text_column: str | None = _option(
+        None,
+        "the column of the texts, or several with commas between, to be joined; found by its name "
+        "if not set",
+    )
+    text_pair_column: str | None = _option(
+        None, "the column of the second texts, where the model reads pairs"
+    )
     label_column: str | None = _option(
         None, "the column of the labels; found by its name if not set"
+    )
+    label_separator: str | None = _option(
+        None, "what stands between the labels of a row, where a row has any number of them"
     )
     encoding: str = _option("utf-8", "how the files' characters are encoded")
     validation_split: float = _option(
@@ -74,6 +104,10 @@ class Hyperparameters(BaseModel):
         None, "tokens of one text, the rest is cut; the encoder's own limit if not set", ge=4
     )
     seed: int = _option(42, "the seed of everything that is random", ge=0, lt=2**32)
+
+    class_weights: Literal["none", "balanced"] | Weights = _option(
+        "none", "what a row counts, by its label; balanced: all labels the same in sum"
+    )
 
     # Embeddings.
     pooling: Literal["auto", "mean", "cls", "max"] = _option(
@@ -91,18 +125,74 @@ class Hyperparameters(BaseModel):
     max_features: Literal["sqrt", "log2"] | Annotated[float, Field(gt=0, le=1)] = _option(
         "sqrt", "features that a split looks at; a number is a fraction of them", "forest"
     )
+    oob_score: bool = _option(
+        False, "report oob_accuracy: on the rows that each tree has not seen", "forest"
+    )
 
     # Embeddings of length 1 want a weaker penalty than scikit-learn's 1.0.
     C: float = _option(10.0, "inverse strength of the L2 penalty", "logistic", gt=0)
     max_iter: int = _option(1000, "iterations of the solver at most", "logistic", ge=1)
 
+    # Fine-tuning, in the terms of Hugging Face's Trainer.
+    head: Literal["linear", "bilstm"] = _option(
+        "linear",
+        "what makes logits: the encoder's own linear head, or a BiLSTM over its token states",
+        "finetune",
+    )
+    freeze_encoder: bool = _option(False, "train the head alone", "finetune")
     epochs: float = _option(3.0, "passes over the training texts", "finetune", gt=0)
-    train_batch_size: int = _option(32, "texts of one step", "finetune", ge=1)
+    train_batch_size: int = _option(
+        32, "texts of one batch, over all processes together", "finetune", ge=1
+    )
+    gradient_accumulation_steps: int = _option(
+        1, "batches whose gradients make one step together", "finetune", ge=1
+    )
     learning_rate: float = _option(5e-5, "the highest of the schedule", "finetune", gt=0, lt=1)
+    # A BiLSTM starts from nothing, and a head on a frozen encoder has all the learning to do.
+    head_learning_rate: float | None = _option(
+        None,
+        "the head's own; if not set 0.001 for a BiLSTM or a frozen encoder, else learning_rate",
+        "finetune",
+        gt=0,
+        lt=1,
+    )
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "polynomial", "inverse_sqrt", "constant_with_warmup", "constant"
+    ] = _option("linear", "how the learning rate goes on after the warm-up", "finetune")
     warmup_steps: float = _option(
         0.1, "steps of rising learning rate; below 1 a fraction of all steps", "finetune", ge=0
     )
     weight_decay: float = _option(0.01, "AdamW's weight decay", "finetune", ge=0)
+    max_grad_norm: float = _option(
+        1.0, "gradients are scaled down to this norm; 0 leaves them", "finetune", ge=0
+    )
+    label_smoothing: float = _option(
+        0.0, "the part of each target that goes to all labels", "finetune", ge=0, lt=1
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _option(
+        "auto", "of the arithmetic; auto: bf16 where the hardware has it; fp16 on GPUs", "finetune"
+    )
+    eval_steps: int | None = _option(
+        None, "steps between two looks at the validation rows; an epoch if not set",
+        "finetune", ge=1,
+    )  # fmt: skip
+    metric_for_best_model: Literal[
+        "validation_loss", "validation_accuracy", "validation_macro_f1"
+    ] = _option("validation_macro_f1", "what the model to keep is the best in", "finetune")
+    early_stopping_patience: int = _option(
+        0, "end after so many looks at the validation rows without a better one; 0: never",
+        "finetune", ge=0,
+    )  # fmt: skip
+
+    checkpoint_steps: int | None = _option(None, "steps between two checkpoints", "finetune", ge=1)
+    checkpoint_minutes: float = _option(5.0, "minutes between two checkpoints", "finetune", gt=0)
+
+    # Watching.
+    rules: str | None = _option(
+        None,
+        "what rules look on and what they do (docs/watching.md): none, or a JSON object of actions "
+        "and thresholds; if not set all of them, with their defaults",
+    )
 
     def describe(self) -> str:
         """Return what the recipe looks at as `name=value, …`."""
@@ -139,8 +229,12 @@ def parse(raw: Mapping[str, Any]) -> Hyperparameters:
     try:
         return Hyperparameters(**values)
     except ValidationError as error:
-        lines = (_explain(item, given[str(item["loc"][0])]) for item in error.errors())
-        raise UserError("\n".join(dict.fromkeys(lines))) from None
+        first: dict[str, ErrorDetails] = {}  # of each hyperparameter: a union has one each member
+        for item in error.errors():
+            first.setdefault(str(item["loc"][0]), item)
+        raise UserError(
+            "\n".join(_explain(item, given[name]) for name, item in first.items())
+        ) from None
 
 
 def table() -> list[tuple[str, str, str, str, str]]:
@@ -189,7 +283,9 @@ def _allowed(kind: Any, limits: Sequence[Any] = ()) -> str:
         return "one of " + ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is Annotated:
         kind, field = get_args(kind)
-        return _allowed(kind, field.metadata)
+        return _allowed(kind, getattr(field, "metadata", ()))
+    if get_origin(kind) is dict:
+        return _KINDS[dict]
     if options := get_args(kind):
         return " or ".join(_allowed(option, limits) for option in options if option is not NoneType)
     bounds = [

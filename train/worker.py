@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING
 from train.errors import INTERNAL_ERROR, Stopped, UserError, outcome
 from train.job import Job
 from train.logs import log_to_stdout
-from train.processes import die_with_parent
 from train.stopping import Stop
 from train.world import World
 
 if TYPE_CHECKING:  # slow to import
     from train.data import Splits
     from train.hyperparameters import Hyperparameters
+    from train.metrics import Metrics
+    from train.profiler import Profiler
+    from train.watchers import Watchers
 
 log = logging.getLogger("train")
 
@@ -44,7 +46,7 @@ def main() -> int:
     except (Exception, Stopped) as error:
         stop.ignore()
         # Some libraries turn what a signal raised into an error of their own.
-        code, reason = outcome(Stopped(stop.requested) if stop.requested else error)
+        code, reason = outcome(Stopped(stop.signal) if stop.signal else error)
         log.error("%s", reason, exc_info=code == INTERNAL_ERROR)
         job.fail(reason)
         return code
@@ -52,23 +54,41 @@ def main() -> int:
 
 
 def run(job: Job, stop: Stop, world: World) -> None:
-    """Run one training job: read, fit, measure what was written, keep it."""
+    """Run one training job, and keep what can be seen of it from outside."""
+    from train.metrics import Metrics
+    from train.profiler import Profiler
+
+    profile = job.output_data / "profile.csv" if world.leads else None
+    with (
+        Metrics(job.tensorboard if world.leads else None) as metrics,
+        Profiler(profile, with_siblings=world.size > 1) as profiler,
+    ):
+        _run(job, stop, world, metrics, profiler)
+
+
+def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profiler) -> None:
+    """Read, fit, measure what was written, keep it."""
     from textmodel.artifact import Artifact, ArtifactError
     from train.checkpoints import Checkpoints
     from train.data import read_splits
     from train.hyperparameters import parse
-    from train.metrics import Metrics
+    from train.metrics import check_objective
     from train.models import find_encoder
     from train.recipes import Fitting, load_recipe
+    from train.watchers import Watchers, check_weights
 
     started = time.monotonic()
     settings = parse(job.hyperparameters())
     log.info("hyperparameters: %s", settings.describe())
     if unused := settings.unused():
         log.warning("recipe %s does not use %s", settings.recipe, ", ".join(unused))
-    splits = read_splits(job, settings, world)
-    encoder = find_encoder(settings.model_name, job)
-    metrics = Metrics(job.tensorboard if world.leads else None)
+    watchers = Watchers(settings.rules, stop.request, world.leads)
+    metrics.listeners.append(watchers)
+    with profiler.phase("reading"):
+        splits = read_splits(job, settings, world)
+        encoder = find_encoder(settings.model_name, job)
+    check_objective(job.hyperparameters(), settings.recipe, splits.held_out)
+    watchers.look_at_rows(splits.train)
     with _directory(job, world) as directory:
         fitting = Fitting(
             train=splits.train,
@@ -81,17 +101,22 @@ def run(job: Job, stop: Stop, world: World) -> None:
                 job.checkpoints, _identity(settings, splits, encoder, world), world.leads
             ),
             metrics=metrics,
+            watchers=watchers,
+            profiler=profiler,
             stop=stop,
             world=world,
         )
         try:
-            manifest = load_recipe(settings.recipe)(fitting)
+            with profiler.phase("fitting"):
+                manifest = load_recipe(settings.recipe)(fitting)
         except ArtifactError as error:
             raise UserError(str(error)) from error
         if not world.leads:
             return
+        check_weights(directory)
         Artifact(directory, manifest).seal()
-        measured = _measure(directory, splits, job, stop)
+        with profiler.phase("evaluating"):
+            measured = _measure(directory, splits, job, stop, watchers)
         metrics.report(measured)
         stop.ignore()  # the model is finished: half of what follows would spoil it
         Artifact(directory, dataclasses.replace(manifest, metrics=measured)).seal()
@@ -127,15 +152,21 @@ def _identity(settings: Hyperparameters, splits: Splits, encoder: Path, world: W
     return f"{settings.recipe}-{digest.hexdigest()[:12]}"
 
 
-def _measure(model: Path, splits: Splits, job: Job, stop: Stop) -> dict[str, float]:
+def _measure(
+    model: Path, splits: Splits, job: Job, stop: Stop, watchers: Watchers
+) -> dict[str, float]:
     """Classify the held-out rows as the server will. A stop ends this, but keeps the model."""
     from textmodel.classifier import load_classifier
     from train.evaluate import evaluate
 
-    if stop.requested:
+    if stop.signal:
         return {}
     try:
         evaluation = evaluate(load_classifier(model), splits)
+        for split in splits.held_out:
+            rows = [row for row in evaluation.rows if row[0] == split]
+            watchers.look_at_predictions(split, [row[2] for row in rows], [row[3] for row in rows])
+        evaluation.reports["watching"] = watchers.report() | {"stopped": stop.requested}
         evaluation.write(job.output_data)
     except Stopped as error:
         stop.ignore()
@@ -154,5 +185,4 @@ def _natural(label: str) -> tuple[float, str]:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     sys.exit(main())

@@ -5,6 +5,7 @@ import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -33,7 +34,7 @@ def events(directory: Path) -> Iterator[Event]:
         data = data[16 + length :]
 
 
-def points(directory: Path) -> list[tuple[str, int, float]]:
+def points(directory: Path) -> list[tuple[str, int, Any]]:
     return [
         (value.tag, event.step, pytest.approx(value.simple_value))
         for event in events(directory)

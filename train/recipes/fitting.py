@@ -14,10 +14,15 @@ from train.checkpoints import Checkpoints
 from train.data import Dataset
 from train.hyperparameters import Hyperparameters
 from train.metrics import Metrics
+from train.profiler import Profiler
 from train.stopping import Stop
+from train.watchers import Watchers
 from train.world import World
 
-__all__ = ["Fitting", "Recipe"]
+__all__ = ["UNKNOWN", "Fitting", "Recipe"]
+
+UNKNOWN = -100
+"""Stands for a label that the training rows do not have; torch's losses leave it out."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +37,27 @@ class Fitting:
     directory: Path
     checkpoints: Checkpoints
     metrics: Metrics
+    watchers: Watchers
+    profiler: Profiler
     stop: Stop
     world: World
 
     @property
     def targets(self) -> NDArray[np.int64]:
-        """The index of each row's label, (rows,).
+        """The index of each training row's label, as `targets_of` gives them."""
+        return self.targets_of(self.train)
 
-        Of a multi-label task, a 1 for each label that a row has, else 0, (rows, labels).
+    def targets_of(self, data: Dataset) -> NDArray[np.int64]:
+        """Return the index of each row's label, (rows,), or UNKNOWN.
+
+        Of a multi-label task, a 1 for each known label that a row has, else 0, (rows, labels).
         """
         index = {label: number for number, label in enumerate(self.labels)}
-        if not self.train.multi_label:
-            return np.array([index[label] for (label,) in self.train.labels], np.int64)
-        targets = np.zeros((len(self.train), len(index)), np.int64)
-        for row, labels in enumerate(self.train.labels):
-            targets[row, [index[label] for label in labels]] = 1
+        if not data.multi_label:
+            return np.array([index.get(label, UNKNOWN) for (label,) in data.labels], np.int64)
+        targets = np.zeros((len(data), len(index)), np.int64)
+        for row, labels in enumerate(data.labels):
+            targets[row, [index[label] for label in labels if label in index]] = 1
         return targets
 
 
