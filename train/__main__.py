@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from train import script
 from train.cluster import Cluster, processes_per_host
 from train.errors import INTERNAL_ERROR, Stopped, outcome
 from train.job import Job
@@ -33,19 +34,28 @@ def main() -> int:
     try:
         supervisor.listen()
         job.clear_failure()
-        code = supervisor.run(_commands(job))
+        if name := script.program(job):
+            code, reason = script.run(name, job, supervisor)
+        else:
+            code, reason = _run_recipe(job, supervisor)
     except (Exception, Stopped) as error:
         code, reason = outcome(error)
         log.error("%s", reason, exc_info=code == INTERNAL_ERROR)
-        job.fail(reason)
-        return code
     if code:
-        if supervisor.stopped_by:
-            _, reason = outcome(Stopped(supervisor.stopped_by))
-        else:
-            reason = explain(code, supervisor.was_killed_for_memory())
         job.fail(reason)
     return code if code >= 0 else 128 - code  # as shells show signals
+
+
+def _run_recipe(job: Job, supervisor: Supervisor) -> tuple[int, str]:
+    """Run the processes of this host; return the exit code, and the reason where it is not 0."""
+    with supervisor.preparing():
+        commands = _commands(job)
+    code = supervisor.run(commands)
+    if supervisor.stopped_by:
+        return code, outcome(Stopped(supervisor.stopped_by))[1]
+    out_of_memory = supervisor.was_killed_for_memory()
+    saving = "train_batch_size or max_length"
+    return code, explain(code, out_of_memory, "the training process", saving)
 
 
 def _commands(job: Job) -> list[Command]:
@@ -76,6 +86,8 @@ def _help() -> str:
             "",
             "Runs the SageMaker training job that lies in /opt/ml, or in $SAGEMAKER_BASE_DIR:",
             "reads input/data/train, writes model/, output/data/ and, on failure, output/failure.",
+            "With the hyperparameter or variable SAGEMAKER_PROGRAM it runs that file of the user's",
+            "own code instead, as AWS's containers do.",
             "",
             "  --metric-definitions   print the job's MetricDefinitions as JSON",
             "",

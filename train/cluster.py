@@ -59,9 +59,14 @@ class Cluster:
         return len(self.hosts) * self.processes_per_host
 
     def environment(self, local_rank: int) -> dict[str, str]:
-        """Return what torch.distributed reads to join as the `local_rank`-th process here."""
-        if self.size == 1:
-            return {}
+        """Return what torch.distributed reads to join as the `local_rank`-th process here.
+
+        A single process has nobody to join, and is not told of the others.
+        """
+        return self.torchrun(local_rank) if self.size > 1 else {}
+
+    def torchrun(self, local_rank: int) -> dict[str, str]:
+        """Return what `torchrun` sets for the `local_rank`-th process of this host."""
         host_rank = self.hosts.index(self.current_host)
         variables = {
             "RANK": str(host_rank * self.processes_per_host + local_rank),

@@ -66,6 +66,10 @@ class Job:
         """Return the hosts of the job, as the platform describes them."""
         return self._config("resourceconfig.json")
 
+    def inputs(self) -> dict[str, Any]:
+        """Return the channels of the job by name, as the platform describes them."""
+        return self._config("inputdataconfig.json")
+
     def channel(self, *names: str) -> Path | None:
         """Return the directory of the first channel of these names that the job has."""
         for name in names:

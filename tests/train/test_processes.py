@@ -87,11 +87,45 @@ def test_nothing_that_a_child_started_is_left_behind() -> None:
     assert not alive(int(pid))
 
 
-def test_child_dies_with_a_supervisor_that_is_killed() -> None:
-    code = (
-        f"import os; from train.processes import *; die_with_parent(); print(os.getpid()); {SLEEP}"
+def test_program_of_a_shell_that_the_stop_ends_has_its_time() -> None:
+    saving = HEED.replace("print('heard')", "[time.sleep(1), print('heard')][1]")
+    shell = (
+        f"import os, sys; os.execlp('sh', 'sh', '-c', '{sys.executable} -c \"$0\"; :', {saving!r})"
     )
-    process = supervise(code)
+    started = time.monotonic()
+    assert end(supervise(shell), signal.SIGTERM) == "heard\ncode -15 SIGTERM\n"
+    assert time.monotonic() - started < 10
+
+
+def test_program_of_a_shell_that_ignores_the_stop_is_killed_after_the_grace() -> None:
+    shell = (
+        f"import os, sys; os.execlp('sh', 'sh', '-c', '{sys.executable} -c \"$0\"; :', {DEAF!r})"
+    )
+    assert end(supervise(shell, grace=1), signal.SIGTERM) == "code -15 SIGTERM\n"
+
+
+def test_stop_before_anything_runs_ends_the_preparation() -> None:
+    code = """\
+import os, signal, time
+from train.errors import Stopped
+from train.processes import Supervisor
+supervisor = Supervisor()
+supervisor.listen()
+try:
+    with supervisor.preparing():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+except Stopped as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, timeout=30
+    )
+    assert done.stdout == b"SIGTERM\n"
+
+
+def test_child_dies_with_a_supervisor_that_is_killed() -> None:
+    process = supervise(f"import os; print(os.getpid()); {SLEEP}")
     assert process.stdout
     pid = int(process.stdout.readline())
     end(process, signal.SIGKILL)
@@ -104,11 +138,11 @@ def test_child_dies_with_a_supervisor_that_is_killed() -> None:
 @pytest.mark.parametrize(
     ("code", "out_of_memory", "cause"),
     [
-        (-9, True, "out of memory: the kernel ended"),
+        (-9, True, "out of memory: the kernel ended the job. Lower its batch size, or"),
         (137, False, "out of memory: SIGKILL ended, most likely the kernel's"),
-        (-11, False, "the training process crashed with SIGSEGV"),
-        (3, False, "the training process ended with exit status 3"),
+        (-11, False, "the job crashed with SIGSEGV"),
+        (3, False, "the job ended with exit status 3"),
     ],
 )
 def test_end_of_a_process_is_explained(code: int, out_of_memory: bool, cause: str) -> None:
-    assert explain(code, out_of_memory).startswith(cause)
+    assert explain(code, out_of_memory, "the job", "its batch size").startswith(cause)
