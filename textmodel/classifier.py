@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,27 @@ from textmodel.heads import HEADS, Head
 from textmodel.runtime import Runtime, load_runtime
 from textmodel.tokenizer import Text, Tokenizer, Tokens
 
-__all__ = ["Progress", "TextClassifier", "load_classifier", "load_parts", "run_sorted"]
+__all__ = [
+    "THRESHOLD",
+    "Progress",
+    "TextClassifier",
+    "in_windows",
+    "load_classifier",
+    "load_parts",
+    "run_sorted",
+    "run_windows",
+]
 
 # The tokenizer runs in threads of its own; forking after that is what it warns of, and none forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+
+WINDOW_TEXTS = 16_384
+"""Enough that batches of 256, as GPUs want them, are padded by 2 to 6 % when sorted by length."""
+WINDOW_CHARACTERS = 8_000_000
+"""The limit of long texts: their tokens take some 100 MB, and few minutes on two cores."""
+
+THRESHOLD = 0.5
+"""The probability from which on a multi-label model says that a label applies."""
 
 Progress = Callable[[int, int], None]
 """Called with how many texts are done, and of how many."""
@@ -38,6 +56,7 @@ class TextClassifier:
     runtime: Runtime
     head: Head
     choices: tuple[Choice[Any], ...]
+    multi_label: bool = False
 
     def probabilities(self, batch: Sequence[Tokens]) -> Array:
         """Classify one batch; returns (batch, labels)."""
@@ -45,7 +64,19 @@ class TextClassifier:
 
     def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:
         """Classify any number of texts; returns (texts, labels) in the order given."""
-        return self.head(run_sorted(self.runtime, self.tokenize(texts), progress))
+        outputs = run_windows(self.runtime, self.tokenize, in_windows(texts), progress)
+        return np.concatenate([self.head(output) for output in outputs])
+
+    def choose(self, scores: Array, top_k: int | None = None) -> list[int]:
+        """Return the indexes of the labels that one text's scores (labels,) speak for, best first.
+
+        These are the `top_k` best, if given. Else the best one, or of a multi-label model all from
+        THRESHOLD up, which may be none.
+        """
+        order = np.argsort(-scores, kind="stable")
+        if top_k is None:
+            top_k = int((scores >= THRESHOLD).sum()) if self.multi_label else 1
+        return [int(index) for index in order[:top_k]]
 
 
 def load_classifier(
@@ -59,7 +90,8 @@ def load_classifier(
     artifact = Artifact.open(directory)
     tokenizer, loaded, choices = load_parts(artifact, runtime, precision)
     head = HEADS[artifact.manifest.head](artifact)
-    return TextClassifier(artifact.manifest.labels, tokenizer, loaded, head, choices)
+    manifest = artifact.manifest
+    return TextClassifier(manifest.labels, tokenizer, loaded, head, choices, manifest.multi_label)
 
 
 def load_parts(
@@ -73,6 +105,45 @@ def load_parts(
     )
     loaded, choices = load_runtime(artifact, tokenizer.pad_id, runtime, precision)
     return tokenizer, loaded, tuple(choices)
+
+
+def in_windows(texts: Sequence[Text]) -> list[Sequence[Text]]:
+    """Cut texts, in their order, into the parts that `run_windows` executes one by one."""
+    bounds, characters = [0], 0
+    for index, text in enumerate(texts):
+        length = len(text) if isinstance(text, str) else sum(map(len, text))
+        characters += length
+        full = index - bounds[-1] == WINDOW_TEXTS or characters > WINDOW_CHARACTERS
+        if full and index > bounds[-1]:
+            bounds.append(index)
+            characters = length
+    return [texts[start:end] for start, end in pairwise([*bounds, len(texts)])]
+
+
+def run_windows(
+    runtime: Runtime,
+    tokenize: Callable[[Sequence[Text]], Sequence[Tokens]],
+    windows: Sequence[Sequence[Text]],
+    progress: Progress | None = None,
+) -> Iterator[Array]:
+    """Execute any number of texts in flat memory: yield (texts, features) of each window.
+
+    What a window gives depends on no other. While it is executed, the next one is tokenised.
+    """
+    done, total = 0, sum(map(len, windows))
+
+    def report(part: int, _: int) -> None:
+        if progress:
+            progress(done + part, total)
+
+    with ThreadPoolExecutor(1) as ahead:
+        coming = [ahead.submit(tokenize, window) for window in windows[:1]]
+        for number in range(1, len(windows) + 1):
+            tokens = coming.pop().result()
+            following = windows[number : number + 1]
+            coming += [ahead.submit(tokenize, window) for window in following]
+            yield run_sorted(runtime, tokens, report)
+            done += len(tokens)
 
 
 def run_sorted(

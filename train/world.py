@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from datetime import timedelta
+from functools import partial
+from threading import Thread
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from train.errors import PeerLost
+from train.progress import INTERVAL
 
 __all__ = ["World", "peer_lost"]
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+PATIENCE = 15 * 60.0
+"""Seconds to wait until every process has started: hosts differ in how long their input takes."""
+TIMEOUT = timedelta(minutes=30)
+"""How long one process may let the others wait before it counts as lost.
+
+A peer that ends breaks its connections, which is noticed at once; this is for one that vanishes
+without a word. It must outlast whatever one process does alone, such as writing a checkpoint.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,7 +47,11 @@ class World:
 
     @classmethod
     def join(cls) -> World:
-        """Join the processes that `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` tell of."""
+        """Join the processes that `RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` tell of.
+
+        Raises:
+            PeerLost: not all of them were there in time.
+        """
         rank, size, local_rank = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
@@ -37,7 +63,13 @@ class World:
             if gpu:
                 torch.cuda.set_device(local_rank)
             with peer_lost():
-                torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo")
+                torch.distributed.init_process_group(
+                    "cpu:gloo,cuda:nccl" if gpu else "gloo",
+                    store=_meet(rank, size),
+                    rank=rank,
+                    world_size=size,
+                    timeout=TIMEOUT,
+                )
         return cls(rank, size, local_rank)
 
     @property
@@ -52,8 +84,7 @@ class World:
         from torch import distributed
 
         values: list[T] | None = [value] * self.size if self.leads else None
-        with peer_lost():
-            distributed.gather_object(value, values)
+        _wait(lambda: distributed.gather_object(value, values))
         return values or []
 
     def broadcast(self, value: T) -> T:
@@ -63,8 +94,7 @@ class World:
         from torch import distributed
 
         values = [value]
-        with peer_lost():
-            distributed.broadcast_object_list(values)
+        _wait(lambda: distributed.broadcast_object_list(values))
         return values[0]
 
     def any(self, flag: bool) -> bool:
@@ -74,9 +104,22 @@ class World:
         import torch
 
         flags = torch.tensor(int(flag))
-        with peer_lost():
-            torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+        _wait(lambda: torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX))
         return bool(flags)
+
+    def send(self, array: NDArray[np.float32]) -> None:
+        """Send an array to the leader, which must call `receive`."""
+        import torch
+
+        _wait(lambda: torch.distributed.send(torch.from_numpy(array), 0))
+
+    def receive(self, shape: tuple[int, ...], rank: int) -> NDArray[np.float32]:
+        """Return the array of this shape that the process `rank` sends to the leader."""
+        import torch
+
+        array = np.empty(shape, np.float32)
+        _wait(lambda: torch.distributed.recv(torch.from_numpy(array), rank))
+        return array
 
 
 @contextmanager
@@ -89,3 +132,56 @@ def peer_lost() -> Iterator[None]:
             "another process of this job has ended or cannot be reached; the log and the failure "
             f"of the other hosts tell why ({str(error).splitlines()[0][:200]})"
         ) from error
+
+
+def _meet(rank: int, size: int) -> Any:
+    """Return torch's store once all processes are connected to it."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if rank > 0:
+        _wait_until(lambda: _answers(host, port), f"the first process (on {host})")
+    store = TCPStore(host, port, size, rank == 0, TIMEOUT, wait_for_workers=False)
+    store.set(str(rank), "")
+    for other in map(str, range(size)):
+        _wait_until(partial(store.check, [other]), f"process {other} of 0 to {size - 1}")
+    return store
+
+
+def _answers(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait_until(there: Callable[[], bool], what: str) -> None:
+    started = told = time.monotonic()
+    while not there():
+        now = time.monotonic()
+        if now - started > PATIENCE:
+            raise PeerLost(
+                f"{what} did not start within {PATIENCE / 60:.0f} minutes; the log and the "
+                "failure of the other hosts tell why"
+            )
+        if now - told > INTERVAL:
+            log.info("waiting for %s", what)
+            told = now
+        time.sleep(0.2)
+
+
+def _wait(call: Callable[[], object]) -> None:
+    """Wait in another thread: torch lets no signal interrupt the one that it is called in."""
+    done = Future[None]()
+
+    def run() -> None:
+        try:
+            call()
+            done.set_result(None)
+        except BaseException as error:
+            done.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    with peer_lost():
+        done.result()

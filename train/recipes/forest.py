@@ -11,6 +11,7 @@ from textmodel.artifact import Manifest
 from textmodel.hardware import cpu_count
 from textmodel.heads import FOREST_FILE
 from train.progress import progress
+from train.recipes.class_weights import row_weights
 from train.recipes.embeddings import embed
 from train.recipes.fitting import Fitting
 
@@ -19,7 +20,11 @@ log = logging.getLogger(__name__)
 
 def fit(fitting: Fitting) -> Manifest:
     settings = fitting.settings
+    targets = fitting.targets
+    weights = row_weights(fitting, targets)
     features, manifest = embed(fitting, "forest")
+    if features is None:
+        return manifest
     forest = RandomForestClassifier(
         max_depth=settings.max_depth,
         min_samples_leaf=settings.min_samples_leaf,
@@ -32,7 +37,23 @@ def fit(fitting: Fitting) -> Manifest:
     # Grown in tenths, for the progress lines; the seed makes the same trees in any portions.
     step = max(1, settings.n_estimators // 10)
     for trees in [*range(step, settings.n_estimators, step), settings.n_estimators]:
-        forest.set_params(n_estimators=trees).fit(features, fitting.targets)
+        last = trees == settings.n_estimators
+        forest.set_params(n_estimators=trees, oob_score=settings.oob_score and last)
+        forest.fit(features, targets, weights)
         report(trees, settings.n_estimators)
+    if settings.oob_score:
+        fitting.metrics.report({"oob_accuracy": forest.oob_score_})
+    if fitting.train.multi_label:
+        _tell_yes_from_no(forest)
     treelite.sklearn.import_model(forest).serialize(fitting.directory / FOREST_FILE)
     return manifest
+
+
+def _tell_yes_from_no(forest: RandomForestClassifier) -> None:
+    """Move what the trees say of labels that every row has from the place of `no` to `yes`.
+
+    Where scikit-learn has seen one of the two alone, it keeps it in the first place.
+    """
+    always = [number for number, classes in enumerate(forest.classes_) if list(classes) == [1]]
+    for tree in forest.estimators_ if always else ():
+        tree.tree_.value[:, always] = tree.tree_.value[:, always, ::-1]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from textmodel.encoder import TextLimits, load_tokenizer, text_limits
-from textmodel.tokenizer import Tokenizer, Tokens
+from textmodel.tokenizer import Tokenizer
 from train.recipes.fitting import Fitting
 
 __all__ = ["log_cut", "write_tokenizer"]
@@ -32,10 +31,10 @@ def write_tokenizer(fitting: Fitting) -> tuple[Tokenizer, TextLimits]:
     return written, limits
 
 
-def log_cut(tokens: Sequence[Tokens], max_length: int) -> None:
+def log_cut(cut: int, texts: int, max_length: int) -> None:
     """Tell how many texts lost their ends."""
-    if cut := sum(one.cut for one in tokens):
+    if cut:
         log.warning(
             "%d of %d texts are longer than max_length=%d tokens and were cut",
-            cut, len(tokens), max_length,
+            cut, texts, max_length,
         )  # fmt: skip
