@@ -11,18 +11,23 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_options_header
 
 from serve.errors import BadRequest, NotAcceptable, UnsupportedMediaType
+from textmodel.tokenizer import Text
 
 __all__ = ["DECODERS", "ENCODERS", "Payload", "decode", "encoder_for"]
 
 _TEXT_KEYS = ("inputs", "text", "instances")
-_SHAPES = '{"inputs": "a text"}, {"inputs": ["a text", "another"]}, "a text" or ["a text"]'
+_PAIR_KEY = "text_pair"
+_SHAPES = (
+    '{"inputs": "a text"}, {"inputs": ["a text", "another"]}, "a text", ["a text"] or, of a pair, '
+    '{"inputs": {"text": "a text", "text_pair": "its other half"}}'
+)
 
 
 @dataclass(frozen=True)
 class Payload:
     """What a client asks for."""
 
-    texts: list[str]
+    texts: list[Text]
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -77,24 +82,34 @@ def _decode_json(text: str) -> Payload:
         parameters = value.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise BadRequest('"parameters" must be an object like {"top_k": 2}')
-        value = _field(value, "the object")
+        if _PAIR_KEY not in value:
+            value = _field(value, "the object")
     return Payload(_texts(value), parameters)
 
 
-def _texts(value: Any) -> list[str]:
-    items = value if isinstance(value, list) else [value]
-    texts = []
-    for number, item in enumerate(items):
-        where = f"text {number}" if isinstance(value, list) else "the text"
-        if isinstance(item, dict):
-            item = _field(item, where)
-        if not isinstance(item, str):
-            raise BadRequest(f"{where} is {json.dumps(item)[:40]}, not a string. Send {_SHAPES}")
-        if not item.strip():
-            raise BadRequest(f"{where} is empty; there is nothing to predict from")
-        # JSON can hold half a surrogate pair, where a text was cut; no tokenizer takes it.
-        texts.append(item.encode("utf-8", "replace").decode("utf-8"))
-    return texts
+def _texts(value: Any) -> list[Text]:
+    if isinstance(value, list):
+        return [_text(item, f"text {number}") for number, item in enumerate(value)]
+    return [_text(value, "the text")]
+
+
+def _text(item: Any, where: str) -> Text:
+    if not isinstance(item, dict):
+        return _string(item, where)
+    if _PAIR_KEY not in item:
+        return _string(_field(item, where), where)
+    if "text" not in item or set(item) & set(_TEXT_KEYS) != {"text"}:
+        raise BadRequest(f'{where} has "text_pair" without "text" beside it. Send {_SHAPES}')
+    return _string(item["text"], where), _string(item[_PAIR_KEY], f"the other half of {where}")
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise BadRequest(f"{where} is {json.dumps(value)[:40]}, not a string. Send {_SHAPES}")
+    if not value.strip():
+        raise BadRequest(f"{where} is empty; there is nothing to predict from")
+    # JSON can hold half a surrogate pair, where a text was cut; no tokenizer takes it.
+    return value.encode("utf-8", "replace").decode("utf-8")
 
 
 def _field(value: Mapping[str, Any], where: str) -> Any:

@@ -14,6 +14,7 @@ from serve.batcher import Batcher
 from serve.errors import BadRequest, NotReady
 from serve.settings import Settings
 from textmodel.classifier import TextClassifier, load_classifier
+from textmodel.tokenizer import Text
 
 __all__ = ["Predictor"]
 
@@ -57,24 +58,29 @@ class Predictor:
             batch_size=classifier.runtime.batch_size,
         )
 
-    def __call__(self, texts: Sequence[str], parameters: Mapping[str, Any]) -> list[Any]:
-        """Return, for each text, its best label, or its `top_k` best.
+    def __call__(self, texts: Sequence[Text], parameters: Mapping[str, Any]) -> list[Any]:
+        """Return, for each text, its best label, or a list of its `top_k` best.
+
+        Of a multi-label model the labels of a text are a list in any case, best first; without
+        `top_k` it holds those that apply, which may be none.
 
         Raises:
             NotReady: the model is still being loaded.
             BadRequest: a parameter is unknown or has a value that is not allowed.
         """
-        if self._classifier is None or self._batcher is None:
+        classifier = self._classifier
+        if classifier is None or self._batcher is None:
             raise NotReady("the model is still being loaded; ask again when /ping answers 200")
-        labels = self._classifier.labels
+        labels = classifier.labels
         top_k = _top_k(parameters, len(labels))
-        futures = self._batcher.submit(self._classifier.tokenize(texts))
         answers = []
-        for future in futures:
+        for future in self._batcher.submit(classifier.tokenize(texts)):
             scores = future.result()
-            best = np.argsort(-scores, kind="stable")[: top_k or 1]
-            ranked = [{"label": labels[index], "score": float(scores[index])} for index in best]
-            answers.append(ranked if top_k else ranked[0])
+            ranked = [
+                {"label": labels[index], "score": float(scores[index])}
+                for index in classifier.choose(scores, top_k)
+            ]
+            answers.append(ranked if top_k or classifier.multi_label else ranked[0])
         return answers
 
 

@@ -16,12 +16,31 @@ from typing import Any
 
 from train.errors import UserError
 
-__all__ = ["FAILURE_LIMIT", "Job"]
+__all__ = ["FAILURE_LIMIT", "Channel", "Job"]
 
 log = logging.getLogger(__name__)
 
 FAILURE_LIMIT = 1024
 """Characters of the failure file that become the job's FailureReason."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A part of the job's input: the files of a directory or, in Pipe mode, a fifo an epoch."""
+
+    name: str
+    path: Path
+    """The directory; of a piped channel, what the names of its fifos begin with."""
+    content_type: str | None = None
+    piped: bool = False
+    sharded: bool = False
+    """Whether each host has a part of its own, possibly an empty one."""
+    record_io: bool = False
+    """Whether what comes through the fifos is wrapped in RecordIO."""
+
+    def fifo(self, epoch: int) -> Path:
+        """Return the fifo of an epoch; the platform makes it some time before it is written."""
+        return self.path.with_name(f"{self.path.name}_{epoch}")
 
 
 @dataclass(frozen=True)
@@ -70,25 +89,29 @@ class Job:
         """Return the channels of the job by name, as the platform describes them."""
         return self._config("inputdataconfig.json")
 
-    def channel(self, *names: str) -> Path | None:
-        """Return the directory of the first channel of these names that the job has."""
+    def channel(self, *names: str) -> Channel | None:
+        """Return the first channel of these names that the job has."""
         for name in names:
-            directory = self.root / "input" / "data" / name
-            if directory.is_dir():
-                return directory
+            declared = self._declared(name)
+            path = self.root / "input" / "data" / name
+            piped = declared.get("TrainingInputMode") == "Pipe" and not path.is_dir()
+            sharded = declared.get("S3DistributionType") == "ShardedByS3Key"
+            if path.is_dir() or piped or sharded:  # a host may have no directory for an empty part
+                return Channel(
+                    name,
+                    path,
+                    declared.get("ContentType"),
+                    piped,
+                    sharded,
+                    declared.get("RecordWrapperType") == "RecordIO",
+                )
         return None
 
     def channel_names(self) -> list[str]:
         data = self.root / "input" / "data"
-        return sorted(path.name for path in data.glob("*") if path.is_dir())
-
-    def content_type(self, channel: str) -> str | None:
-        """Return the ContentType that the job declares for a channel."""
-        return self._declared(channel).get("ContentType")
-
-    def is_piped(self, *names: str) -> bool:
-        """Return whether the job sends a channel of these names through fifos."""
-        return any(self._declared(name).get("TrainingInputMode") == "Pipe" for name in names)
+        directories = {path.name for path in data.glob("*") if path.is_dir()}
+        declared = self._config("inputdataconfig.json")
+        return sorted(directories | {name for name in declared if self.channel(name)})
 
     def clear_failure(self) -> None:
         """Remove what an earlier attempt of the same job left behind."""

@@ -28,7 +28,8 @@ def find_encoder(name: str, job: Job) -> Path:
     Raises:
         UserError: it is none of these, or the Hub cannot be reached.
     """
-    for directory in (job.channel(name), Path(name)):
+    channel = job.channel(name)
+    for directory in (channel.path if channel else None, Path(name)):
         if directory is not None and directory.is_dir():
             return _check(directory, name)
     if name in BAKED_IN:

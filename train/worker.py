@@ -144,7 +144,9 @@ def _identity(settings: Hyperparameters, splits: Splits, encoder: Path, world: W
     """Return a name that other data, settings, encoders or numbers of processes do not share."""
     digest = hashlib.sha256(f"{settings.describe()} {world.size}".encode())
     for data in (splits.train, *splits.held_out.values()):
-        digest.update(json.dumps([data.texts, data.labels]).encode())
+        digest.update(f"{len(data)} {data.multi_label}".encode())
+        for row in zip(data.texts, data.labels, strict=True):  # one by one: there may be millions
+            digest.update(json.dumps(row).encode())
     for name in ("config.json", "model.safetensors"):
         if (encoder / name).is_file():
             with (encoder / name).open("rb") as file:
@@ -163,9 +165,8 @@ def _measure(
         return {}
     try:
         evaluation = evaluate(load_classifier(model), splits)
-        for split in splits.held_out:
-            rows = [row for row in evaluation.rows if row[0] == split]
-            watchers.look_at_predictions(split, [row[2] for row in rows], [row[3] for row in rows])
+        for split, measured in evaluation.splits.items():
+            watchers.look_at_predictions(split, measured.truth, measured.predictions)
         evaluation.reports["watching"] = watchers.report() | {"stopped": stop.requested}
         evaluation.write(job.output_data)
     except Stopped as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.textmodel.encoders import make_encoder
+from tests.train.reading import Reader
 
 
 @pytest.fixture(autouse=True)
@@ -30,3 +31,9 @@ def all_log_lines(caplog: pytest.LogCaptureFixture) -> None:
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the directory of a random BERT with which a job takes no time."""
     return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Reader:
+    """Return what reads channels that a test writes."""
+    return Reader(tmp_path)

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.train.trees import make_tree
 from train.errors import UserError
-from train.job import FAILURE_LIMIT, Job
+from train.job import FAILURE_LIMIT, Channel, Job
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_hyperparameters_are_read_as_they_were_sent(job: Job) -> None:
 def test_missing_configuration_files_are_empty(tmp_path: Path) -> None:
     job = Job(tmp_path)
     assert job.hyperparameters() == {}
-    assert job.content_type("train") is None
+    assert job.resources() == {}
 
 
 def test_configuration_with_a_byte_order_mark_is_read(job: Job) -> None:
@@ -53,7 +54,7 @@ def test_configuration_that_is_no_object_is_refused(job: Job) -> None:
 
 
 def test_channel_is_the_first_of_its_names_that_exists(job: Job) -> None:
-    assert job.channel("training", "train") == job.root / "input/data/train"
+    assert job.channel("training", "train") == Channel("train", job.root / "input/data/train")
     assert job.channel("validation") is None
 
 
@@ -69,16 +70,33 @@ def test_job_without_input_has_no_channels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("declared", "expected"),
     [
-        ({"ContentType": "text/csv"}, "text/csv"),
-        ({"TrainingInputMode": "File"}, None),
-        (None, None),
+        ({"ContentType": "text/csv"}, {"content_type": "text/csv"}),
+        ({"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated"}, {}),
+        ({"TrainingInputMode": "FastFile", "RecordWrapperType": "None"}, {}),
+        ({"S3DistributionType": "ShardedByS3Key"}, {"sharded": True}),
+        ({"RecordWrapperType": "RecordIO"}, {"record_io": True}),
+        (None, {}),
     ],
 )
-def test_content_type_is_the_one_declared(
-    tmp_path: Path, declared: object, expected: str | None
+def test_channel_is_what_the_job_declares(
+    tmp_path: Path, declared: object, expected: dict[str, Any]
 ) -> None:
-    job = Job(make_tree(tmp_path, {}, inputs={"train": declared}))
-    assert job.content_type("train") == expected
+    job = Job(make_tree(tmp_path, {"train": ""}, inputs={"train": declared}))
+    assert job.channel("train") == Channel("train", tmp_path / "input/data/train", **expected)
+
+
+def test_piped_channel_has_fifos_and_no_directory(tmp_path: Path) -> None:
+    job = Job(make_tree(tmp_path, {}, inputs={"my.train": {"TrainingInputMode": "Pipe"}}))
+    channel = job.channel("my.train")
+    assert job.channel_names() == ["my.train"]
+    assert channel
+    assert channel.piped
+    assert channel.fifo(epoch=1) == tmp_path / "input/data/my.train_1"
+
+
+def test_host_without_a_part_of_a_sharded_channel_has_the_channel(tmp_path: Path) -> None:
+    inputs = {"train": {"S3DistributionType": "ShardedByS3Key"}}
+    assert Job(make_tree(tmp_path, {}, inputs=inputs)).channel("train")
 
 
 def test_failure_file_is_written_where_there_is_no_output_directory(job: Job) -> None:
