@@ -41,9 +41,6 @@ WINDOW_CHARACTERS = 8_000_000
 THRESHOLD = 0.5
 """The probability from which on a multi-label model says that a label applies."""
 
-THRESHOLD = 0.5
-"""The probability from which on a multi-label model says that a label applies."""
-
 Progress = Callable[[int, int], None]
 """Called with how many texts are done, and of how many."""
 
