@@ -114,6 +114,7 @@ def _trainer(
         eval_steps=settings.eval_steps or epoch,
         save_strategy="no",  # the watch decides
         logging_steps=50,
+        logging_nan_inf_filter=False,
         label_names=["labels"],
         remove_unused_columns=False,
         dataloader_pin_memory=on.value == "cuda",
@@ -133,6 +134,7 @@ def _trainer(
             fitting.stop,
             world,
             fitting.metrics,
+            fitting.profiler,
             snapshots,
             settings.metric_for_best_model,
             settings.early_stopping_patience,

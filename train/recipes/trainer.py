@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -25,10 +26,12 @@ from transformers.trainer_utils import IntervalStrategy
 from textmodel.encoder import Encoder
 from textmodel.tokenizer import Tokens, pad
 from train.metrics import Metrics
+from train.profiler import Profiler
 from train.progress import progress
 from train.recipes.loss import Loss
 from train.recipes.snapshots import Snapshots
 from train.stopping import Stop
+from train.watchers import broken_weights
 from train.world import World, peer_lost
 
 __all__ = ["Classifier", "Row", "Trainer", "Watch", "is_done", "unmeasured"]
@@ -189,6 +192,7 @@ class Watch(TrainerCallback):
     stop: Stop
     world: World
     metrics: Metrics
+    profiler: Profiler
     snapshots: Snapshots | None
     """Where the leader keeps the states of the Trainer's output directory."""
     objective: str
@@ -229,6 +233,7 @@ class Watch(TrainerCallback):
         # So a step's dropout is the same after a restart, whatever ran before it.
         number = state.global_step * self.world.size + self.world.rank
         torch.manual_seed((args.seed * 1_000_003 + number) % 2**32)
+        self._began = time.monotonic()
 
     def on_substep_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -241,6 +246,7 @@ class Watch(TrainerCallback):
     ) -> None:
         step = state.global_step
         self._progress(step, state.max_steps)
+        self.profiler.step(time.monotonic() - self._began)
         due = time.monotonic() - self._saved > self.every_seconds
         if self.every_steps and step % self.every_steps == 0:
             due = True
@@ -280,7 +286,8 @@ class Watch(TrainerCallback):
             self.metrics.report(values, state.global_step)
         value = values[self.objective]
         sign = -1 if self.objective.endswith("_loss") else 1
-        if state.best_metric is None or sign * value > sign * state.best_metric:
+        better = state.best_metric is None or sign * value > sign * state.best_metric
+        if better and math.isfinite(values["validation_loss"]):
             state.best_metric, state.best_global_step = value, state.global_step
             control.should_save = True
         if is_done(state, self.patience):
@@ -293,6 +300,13 @@ class Watch(TrainerCallback):
         directory = Path(args.output_dir, f"checkpoint-{state.global_step}")
         if self.snapshots is None:
             shutil.rmtree(directory, ignore_errors=True)
+            return
+        if name := broken_weights(directory):
+            log.warning(
+                "no checkpoint at step %d: the weights %s are NaN or infinite",
+                state.global_step, name,
+            )  # fmt: skip
+            shutil.rmtree(directory)
             return
         # Nothing reads these: the arguments are the job's, and each step seeds what is random.
         for path in (directory / "training_args.bin", *directory.glob("rng_state*.pth")):
