@@ -8,7 +8,7 @@ export CA_BUNDLE ?= $(SSL_CERT_FILE)
 bin := .venv/bin
 engine := $(shell docker info >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-images lock clean
+.PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-images lock clean sdks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,13 @@ wheelhouse: setup ## fetch the CPU wheel of torch for image builds
 images: wheelhouse ## build the three CPU images as optml-*-cpu:$(TAG)
 	./build_and_push.sh --no-push --target train --target serve --target both --tag $(TAG)
 
+sdks: .venv-sdk2/ready .venv-sdk3/ready ## prepare the SageMaker SDKs, which tests drive the images with
+
+.venv-sdk%/ready: tests/container/sdk-v%.txt | setup
+	$(bin)/uv venv --quiet --clear --python $(bin)/python .venv-sdk$*
+	$(bin)/uv pip install --quiet --python .venv-sdk$*/bin/python --no-deps --requirement $<
+	touch $@
+
 demo: setup $(if $(engine),wheelhouse) ## train on the messages that ship here, serve, ask, stop
 	local_test/demo.sh
 
@@ -46,7 +53,7 @@ lint: setup ## ruff, mypy --strict, shellcheck, hadolint
 unit: setup ## the tests that need no Docker engine
 	$(bin)/pytest -m 'not container'
 
-test: lint $(if $(engine),images) ## lint and all tests; those with containers where there is an engine
+test: lint $(if $(engine),images sdks) ## lint and all tests; those with containers where there is an engine
 	$(bin)/pytest
 
 bench-accuracy: images ## train and ask the images on the data sets in $(DATA)
@@ -59,4 +66,4 @@ lock: setup ## pin the dependencies anew, in requirements.txt and docker/locks
 	PATH="$(CURDIR)/$(bin):$$PATH" docker/lock --upgrade
 
 clean: ## remove what was built here
-	rm -rf .venv local_test/opt_ml docker/wheelhouse/*.whl
+	rm -rf .venv .venv-sdk2 .venv-sdk3 local_test/opt_ml docker/wheelhouse/*.whl

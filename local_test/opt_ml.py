@@ -142,7 +142,7 @@ def _check_directory(directory: Path) -> None:
 
 
 def _empty(directory: Path, keep_checkpoints: bool) -> None:
-    earlier = ["input", "model", "model.tar.gz", "output"]
+    earlier = ["code", "input", "model", "model.tar.gz", "output"]
     if not keep_checkpoints:
         earlier.append("checkpoints")
     try:

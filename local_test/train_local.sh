@@ -10,11 +10,14 @@
 #   HYPERPARAMETER=VALUE      all arrive as strings
 #   --content-type CHANNEL=TYPE   --quoting plain|sdk-v2   --keep-checkpoints
 #                             see opt_ml.py --help
+#   --source DIR              run this directory's code, packed and sent as the SageMaker SDK 2 does
+#   --entry-point FILE        what to start in it (default: train.py)
 #   --env NAME=VALUE          an entry of the job's Environment; may be repeated
 #
 #   train_local.sh optml-train-cpu:latest
 #   train_local.sh optml-train-cpu:latest train=data/train.csv test=data/test.csv -- epochs=2 lr=3e-5
 #   train_local.sh -- n_estimators=20
+#   train_local.sh optml-train-cpu:latest --source my_code train=data -- epochs=3
 #
 # The tree that becomes /opt/ml is local_test/opt_ml, or $OPT_ML. It is emptied first. Afterwards it
 # holds model/, model.tar.gz and output/. $PYTHON is the interpreter (default: .venv/bin/python of
@@ -27,7 +30,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 parse() {
-    image='' container='' channels=() tree_options=() environment=() hyperparameters=()
+    image='' container='' source='' entry_point='' packed=''
+    channels=() tree_options=() environment=() hyperparameters=()
     local value
     while (($#)); do
         case $1 in
@@ -46,6 +50,15 @@ parse() {
             environment+=("$value")
             shift
             ;;
+        --source)
+            source=$(value_of "$@")
+            [[ -d $source ]] || wrong "--source \"$source\" is no directory"
+            shift
+            ;;
+        --entry-point)
+            entry_point=$(value_of "$@")
+            shift
+            ;;
         --keep-checkpoints) tree_options+=("$1") ;;
         --)
             shift
@@ -54,7 +67,7 @@ parse() {
             ;;
         -*)
             wrong "unknown option \"$1\"; allowed: --content-type, --quoting, --keep-checkpoints," \
-                '--env, --help; hyperparameters come after --'
+                '--source, --entry-point, --env, --help; hyperparameters come after --'
             ;;
         *=*) channels+=(--channel "$1") ;;
         *)
@@ -65,6 +78,24 @@ parse() {
         esac
         shift
     done
+}
+
+# As version 2 of the SDK sends code to a job that has no network.
+pack_source() {
+    [[ ! $entry_point || $source ]] || wrong '--entry-point needs --source'
+    [[ $source ]] || return 0
+    entry_point=${entry_point:-train.py}
+    [[ -f $source/$entry_point || -f $source/setup.py || -d $source/$entry_point ]] ||
+        wrong "there is no $entry_point in $source; name the file to start: --entry-point FILE"
+    packed=$(mktemp -d)
+    trap 'rm -rf "$packed"' EXIT
+    tar -C "$source" --exclude .git --exclude __pycache__ -czf "$packed/sourcedir.tar.gz" .
+    [[ $opt_ml == /* ]] || opt_ml=$PWD/$opt_ml
+    local submitted=$opt_ml/input/data/code/sourcedir.tar.gz
+    [[ ! $image ]] || submitted=/opt/ml/input/data/code/sourcedir.tar.gz
+    channels+=(--channel "code=$packed/sourcedir.tar.gz")
+    hyperparameters+=(--hyperparameter "sagemaker_program=$entry_point"
+        --hyperparameter "sagemaker_submit_directory=$submitted")
 }
 
 run_job() {
@@ -115,6 +146,7 @@ pack() (
 
 parse "$@"
 ((${#channels[@]})) || channels=(--channel "train=$here/data/messages.csv")
+pack_source
 [[ ! $image ]] || require_engine "$image"
 "$python" "$here/opt_ml.py" "$opt_ml" "${channels[@]}" \
     ${tree_options[@]+"${tree_options[@]}"} ${hyperparameters[@]+"${hyperparameters[@]}"}

@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from train.errors import UserError
+from train.redaction import redact
 
 __all__ = ["ALIASES", "IGNORED", "Hyperparameters", "parse", "table"]
 
@@ -145,7 +146,7 @@ class Hyperparameters(BaseModel):
         32, "texts of one batch, over all processes together", "finetune", ge=1
     )
     gradient_accumulation_steps: int = _option(
-        1, "batches whose gradients make one step together", "finetune", ge=1
+        1, "batches whose gradients add up to one step", "finetune", ge=1
     )
     learning_rate: float = _option(5e-5, "the highest of the schedule", "finetune", gt=0, lt=1)
     # A BiLSTM starts from nothing, and a head on a frozen encoder has all the learning to do.
@@ -197,7 +198,7 @@ class Hyperparameters(BaseModel):
     def describe(self) -> str:
         """Return what the recipe looks at as `name=value, …`."""
         values = {name: getattr(self, name) for name in type(self).model_fields if self._uses(name)}
-        return ", ".join(f"{name}={_show(value)}" for name, value in values.items())
+        return ", ".join(f"{name}={redact(name, _show(value))}" for name, value in values.items())
 
     def unused(self) -> list[str]:
         """Return the names that were set although the recipe does not look at them."""
@@ -274,7 +275,8 @@ def _explain(error: ErrorDetails, given: str) -> str:
         return f"unknown hyperparameter {given}: {hint}"
     field = Hyperparameters.model_fields[name]
     allowed = _allowed(field.annotation, field.metadata)
-    return f"hyperparameter {given}={error['input']!r:.100} is not allowed: it must be {allowed}"
+    value = redact(given, repr(error["input"]))
+    return f"hyperparameter {given}={value:.100} is not allowed: it must be {allowed}"
 
 
 def _allowed(kind: Any, limits: Sequence[Any] = ()) -> str:

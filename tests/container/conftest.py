@@ -6,7 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -64,3 +65,20 @@ def image(docker: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[
         return name
 
     return find
+
+
+@pytest.fixture
+def start(
+    docker: Callable[..., subprocess.CompletedProcess[str]],
+) -> Iterator[Callable[..., str]]:
+    """Yield a function that starts a container in the background and returns its name."""
+    names: list[str] = []
+
+    def run(*arguments: str) -> str:
+        names.append(f"test-{uuid.uuid4().hex[:12]}")
+        docker("run", "--detach", "--name", names[-1], *arguments)
+        return names[-1]
+
+    yield run
+    for name in names:
+        docker("rm", "--force", name)

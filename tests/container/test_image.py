@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from bench.images import layer_sizes
+from tests.container.running import STRICT
 
 pytestmark = pytest.mark.container
 
@@ -31,8 +32,7 @@ programs = pytest.mark.parametrize(
     [("train", "train"), ("serve", "serve"), ("both", "train"), ("both", "serve")],
 )
 
-# As the platform may run it at its strictest.
-RUN = ("run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--user=65534:65534")
+RUN = ("run", "--rm", *STRICT)
 
 
 @pytest.fixture(scope="module")
@@ -183,12 +183,36 @@ def test_cpu_image_does_not_ask_for_an_nvidia_driver(inspect: Inspect, target: s
 def test_sdk_drivers_find_bash_python_and_pip(
     docker: Docker, image: Callable[[str], str], target: str
 ) -> None:
-    script = "command -v python3 pip3 && pip3 --version"
-    python, pip, version = docker(*RUN, image(target), "/bin/bash", "-c", script).stdout.split(
-        "\n", 2
-    )
-    assert (python, pip) == ("/opt/venv/bin/python3", "/opt/venv/bin/pip3")
+    script = "command -v python python3 pip pip3 && pip3 --version"
+    *paths, version = docker(*RUN, image(target), "/bin/bash", "-c", script).stdout.splitlines()
+    assert paths == [f"/opt/venv/bin/{name}" for name in ("python", "python3", "pip", "pip3")]
     assert "/opt/venv/" in version
+
+
+@training_targets
+def test_parquet_is_read_and_written(
+    docker: Docker, image: Callable[[str], str], target: str
+) -> None:
+    code = """
+import pyarrow as pa, pyarrow.compute, pyarrow.csv, pyarrow.dataset, pyarrow.feather, pyarrow.json
+import pyarrow.fs, pyarrow.orc, pyarrow.parquet as pq
+for codec in ("snappy", "gzip", "zstd", "lz4", "brotli"):
+    pq.write_table(pa.table({"text": ["a", None], "label": [1, 2]}), "/tmp/x", compression=codec)
+    assert pyarrow.dataset.dataset("/tmp/x").to_table(columns=["text"]).to_pydict() == {
+        "text": ["a", None]
+    }
+print(pyarrow.fs.S3FileSystem)
+"""
+    assert "S3FileSystem" in docker(*RUN, image(target), "python3", "-c", code).stdout
+
+
+@training_targets
+def test_train_is_ours_and_the_sagemaker_library_works(
+    docker: Docker, image: Callable[[str], str], target: str
+) -> None:
+    code = "command -v train && python3 -c 'import sagemaker_training.entry_point'"
+    done = docker(*RUN, "--env=SAGEMAKER_BASE_DIR=/tmp", image(target), "bash", "-c", code)
+    assert done.stdout == "/opt/optml/bin/train\n"
 
 
 @pytest.fixture(scope="module")
@@ -202,6 +226,13 @@ def base(docker: Docker) -> dict[str, Any]:
 
 def test_serve_adds_at_most_560_mb_to_the_base(inspect: Inspect, base: dict[str, Any]) -> None:
     assert inspect("serve")["Size"] - base["Size"] <= 560 * MB
+
+
+@training_targets
+def test_training_adds_at_most_1500_mb_to_the_base(
+    inspect: Inspect, base: dict[str, Any], target: str
+) -> None:
+    assert inspect(target)["Size"] - base["Size"] <= 1500 * MB
 
 
 def test_serve_adds_at_most_240_mb_to_a_pull(

@@ -6,12 +6,12 @@ import csv
 import json
 import subprocess
 import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.container.running import STRICT, wait_for
 
 pytestmark = pytest.mark.container
 
@@ -19,7 +19,6 @@ Docker = Callable[..., subprocess.CompletedProcess[str]]
 Start = Callable[..., str]
 
 ROOT = Path(__file__).resolve().parents[2]
-STRICT = ("--network=none", "--read-only", "--tmpfs=/tmp", "--user=65534:65534")
 # A container without a network can be asked only from within.
 ASK = """\
 import sys, urllib.request
@@ -27,21 +26,6 @@ url, *body = "http://127.0.0.1:8080" + sys.argv[1], *map(str.encode, sys.argv[2:
 request = urllib.request.Request(url, *body, headers={"Content-Type": "application/json"})
 print(urllib.request.urlopen(request, timeout=60).read().decode())
 """
-
-
-@pytest.fixture
-def start(docker: Docker) -> Iterator[Start]:
-    """Yield a function that starts a container in the background and returns its name."""
-    names: list[str] = []
-
-    def run(*arguments: str) -> str:
-        names.append(f"test-{uuid.uuid4().hex[:12]}")
-        docker("run", "--detach", "--name", names[-1], *arguments)
-        return names[-1]
-
-    yield run
-    for name in names:
-        docker("rm", "--force", name)
 
 
 def lay_out(parent: Path, **hyperparameters: object) -> Path:
@@ -69,13 +53,6 @@ def trained(
 
 def ask(docker: Docker, container: str, *request: str) -> str:
     return docker("exec", container, "python3", "-c", ASK, *request).stdout
-
-
-def wait_for(check: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not check():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def answers_ping(docker: Docker, container: str) -> bool:

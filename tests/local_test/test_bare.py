@@ -81,3 +81,14 @@ def test_faulty_request_is_refused(run: Run, port: str) -> None:
     done = run("predict.sh", '{"inputs": ', "--port", port)
     assert (done.returncode, done.stdout) == (1, "")
     assert "status 400" in done.stderr
+
+
+def test_own_script_runs_anew_each_time(run: Run, tree: Path, tmp_path: Path) -> None:
+    for content in ("first", "second"):
+        (tmp_path / "train.py").write_text(
+            "import os; from pathlib import Path\n"
+            f"Path(os.environ['SM_MODEL_DIR'], 'model.txt').write_text('{content}')\n"
+        )
+        done = run("train_local.sh", "--source", str(tmp_path), "--", "epochs=3")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (tree / "model/model.txt").read_text() == content

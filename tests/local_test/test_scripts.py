@@ -138,6 +138,9 @@ def test_help_has_usage_and_examples(run: Run, script: str) -> None:
         ("train_local.sh", ["--epochs"], 'unknown option "--epochs"; allowed: --content-type'),
         ("train_local.sh", ["--env"], "--env needs a value"),
         ("train_local.sh", ["--env", "A-B=1"], '"A-B=1" is not of the form NAME=VALUE'),
+        ("train_local.sh", ["--source", "/etc/hostname"], '"/etc/hostname" is no directory'),
+        ("train_local.sh", ["--source", "/etc"], "there is no train.py in /etc; name the file"),
+        ("train_local.sh", ["--entry-point", "a.py"], "--entry-point needs --source"),
         ("train_local.sh", ["image", "other"], '"other" after the image "image"'),
         ("train_local.sh", ["/etc/hostname"], "to train on it type train=/etc/hostname"),
         ("train_local.sh", ["train=/no/such/path"], "/no/such/path does not exist"),
@@ -203,6 +206,22 @@ def test_channels_and_hyperparameters_reach_the_job(run: Run, tree: Path, tmp_pa
     }
     assert json.loads((config / "inputdataconfig.json").read_text())["test"]["ContentType"]
     assert (tree / "input" / "data" / "test" / "my data.csv").is_file()
+
+
+def test_source_is_sent_as_sdk_2_sends_it(run: Run, tree: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "__pycache__").mkdir(parents=True)
+    (source / "fit.py").touch()
+    arguments = ("--source", str(source), "--entry-point", "fit.py", "--quoting", "sdk-v2")
+    done = run("train_local.sh", *arguments)
+    assert done.returncode == 0, done.stderr
+    archive = tree / "input/data/code/sourcedir.tar.gz"
+    with tarfile.open(archive) as members:
+        assert members.getnames() == [".", "./fit.py"]
+    assert json.loads((tree / "input/config/hyperparameters.json").read_text()) == {
+        "sagemaker_program": '"fit.py"',
+        "sagemaker_submit_directory": f'"{archive}"',
+    }
 
 
 def test_job_has_the_environment_of_the_service(run: Run, tree: Path) -> None:

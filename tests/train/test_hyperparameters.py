@@ -150,6 +150,14 @@ def test_description_names_what_the_recipe_uses_and_no_more() -> None:
     assert "n_estimators" not in described
 
 
+def test_secret_that_went_astray_is_not_echoed() -> None:
+    assert "model_name=***" in parse({"model_name": "hf_S3CRET"}).describe()
+    for wrong in ({"epochs": "hf_S3CRET"}, {"hf_token": "S3CRET"}):
+        with pytest.raises(UserError) as caught:
+            parse(wrong)
+        assert "S3CRET" not in str(caught.value)
+
+
 def test_set_hyperparameters_that_the_recipe_does_not_use_are_named() -> None:
     assert parse({"recipe": "logistic", "lr": "0.1", "C": "1", "epochs": "1"}).unused() == [
         "epochs", "learning_rate",
