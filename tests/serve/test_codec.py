@@ -30,6 +30,32 @@ def test_every_payload_shape_means_the_same(body: str) -> None:
     assert decode(body.encode(), "application/json") == Payload(["a text"])
 
 
+PAIR = '{"text": "a text", "text_pair": "its other half"}'
+
+
+@pytest.mark.parametrize(
+    ("body", "count"),
+    [
+        (PAIR, 1),
+        (f"[{PAIR}]", 1),
+        (f'{{"inputs": {PAIR}}}', 1),
+        (f'{{"inputs": [{PAIR}, {PAIR}]}}', 2),
+        (f'{{"instances": [{PAIR}, {PAIR}]}}', 2),
+    ],
+)
+def test_every_payload_of_pairs_means_the_same(body: str, count: int) -> None:
+    assert decode(body.encode(), None) == Payload([("a text", "its other half")] * count)
+
+
+def test_parameters_travel_beside_a_pair() -> None:
+    body = b'{"text": "a", "text_pair": "b", "parameters": {"top_k": 3}}'
+    assert decode(body, None) == Payload([("a", "b")], {"top_k": 3})
+
+
+def test_texts_and_pairs_may_come_together() -> None:
+    assert decode(f'["a", {PAIR}]'.encode(), None).texts == ["a", ("a text", "its other half")]
+
+
 def test_parameters_travel_beside_the_texts() -> None:
     payload = decode(b'{"inputs": "a", "parameters": {"top_k": 3}}', "application/json")
     assert payload == Payload(["a"], {"top_k": 3})
@@ -64,6 +90,13 @@ def test_no_texts_are_no_error() -> None:
         (b'["a", ["b"]]', "text 1 is .*, not a string"),
         (b'["a", " \\n "]', "text 1 is empty"),
         (b'""', "the text is empty"),
+        (b'{"text_pair": "b"}', '"text_pair" without "text" beside it'),
+        (b'{"inputs": "a", "text_pair": "b"}', '"text_pair" without "text" beside it'),
+        (b'{"inputs": "a", "text": "a", "text_pair": "b"}', '"text_pair" without "text" beside it'),
+        (b'{"text": "a", "text_pair": 7}', "the other half of the text is 7, not a string"),
+        (b'{"text": ["a"], "text_pair": ["b"]}', "the text is .* not a string"),
+        (b'["a", {"text": "a", "text_pair": " "}]', "the other half of text 1 is empty"),
+        (b'["a", {"text": "", "text_pair": "b"}]', "text 1 is empty"),
         (b'{"inputs": "a", "parameters": [1]}', '"parameters" must be an object'),
     ],
 )
