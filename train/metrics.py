@@ -7,10 +7,12 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+from train.hyperparameters import Hyperparameters
 
 __all__ = [
     "METRIC_REGEX",
@@ -87,10 +89,12 @@ class Metrics:
             self._events.close()
 
 
-def names(recipes: Iterable[str] = FITTING, splits: Iterable[str] = SPLITS) -> list[str]:
+def names(recipes: Iterable[str] = FITTING, splits: Collection[str] = SPLITS) -> list[str]:
     """Return the names of what these recipes report where these splits are held out."""
-    measured = [f"{split}_{metric}" for split in splits for metric in MEASURED]
-    return list(dict.fromkeys([*(name for one in recipes for name in FITTING[one]), *measured]))
+    fitting = [name for recipe in recipes for name in FITTING[recipe]]
+    measured = [f"{split}_{metric}" for split in SPLITS for metric in MEASURED]
+    missing = tuple(f"{split}_" for split in SPLITS if split not in splits)
+    return [name for name in dict.fromkeys(fitting + measured) if not name.startswith(missing)]
 
 
 def definitions() -> list[dict[str, str]]:
@@ -98,10 +102,14 @@ def definitions() -> list[dict[str, str]]:
     return [{"Name": name, "Regex": METRIC_REGEX.format(name=name)} for name in names()]
 
 
-def check_objective(hyperparameters: Mapping[str, Any], recipe: str, splits: Iterable[str]) -> None:
+def check_objective(
+    hyperparameters: Mapping[str, Any], settings: Hyperparameters, splits: Collection[str]
+) -> None:
     """Warn where a tuning job waits for a metric that this job does not report."""
     objective = str(hyperparameters.get("_tuning_objective_metric") or "").strip('"')
-    reported = names([recipe], splits)
+    reported = names([settings.recipe], splits)
+    if not settings.oob_score:
+        reported = [name for name in reported if name != "oob_accuracy"]
     if objective and objective not in reported:
         log.warning(
             "the tuning job's objective %s is none of what this job reports (%s): unless its Regex "

@@ -33,6 +33,9 @@ INTERVAL = 1.0
 OUTLIER = 3.0
 """Steps that take so many times the median are counted as slow."""
 
+LONG = 60.0
+"""Seconds from which a job is more than its start."""
+
 _CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
@@ -185,7 +188,7 @@ class _Totals:
             f"profile: {seconds:.0f} s ({phases})",
             f"the CPU was busy {cpu:.0f} % of the time"
             + _if(self.gpu_memory is None and cpu >= 90, "an instance with more cores would help")
-            + _if(self.gpu_memory is None and cpu < 30, "fewer cores would do"),
+            + _if(self.gpu_memory is None and cpu < 30 and seconds > LONG, "fewer cores would do"),
             f"memory peaked at {self.memory_mb:.0f} MB, {self.memory:.0f} % of the limit"
             + _if(self.memory >= 85, "lower train_batch_size, or take more memory"),
         ]

@@ -25,12 +25,17 @@ from safetensors import safe_open
 from train.data import Dataset
 from train.errors import UserError
 
-__all__ = ["RULES", "Finding", "Rule", "Watchers", "check_weights", "table"]
+__all__ = [
+    "RULES", "Finding", "Rule", "Watchers", "broken_weights", "check_weights", "table",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 REPEAT = 500
 """Steps in which a rule speaks at most once."""
+
+PART = 65_536
+"""Rows of embeddings to look at together: they may be more than the memory holds."""
 
 FORM = (
     'none, or a JSON object such as {"overfit": "stop", "loss_not_decreasing": {"action": "log", '
@@ -258,12 +263,12 @@ class ConstantFeatures(_OnData):
         10.0, ge=0, lt=100, description="share of the embedding's numbers that are all but equal"
     )
 
-    def look(self, features: NDArray[np.float32]) -> str:
-        spread = features.max(axis=0) - features.min(axis=0)  # (hidden,)
-        share = 100 * float((spread <= 1e-6 * np.abs(features).max()).mean())
-        if len(features) < 2 or share <= self.percent:
+    def look(self, lowest: NDArray[np.float32], highest: NDArray[np.float32], rows: int) -> str:
+        scale = max(np.abs(lowest).max(), np.abs(highest).max())
+        share = 100 * float((highest - lowest <= 1e-6 * scale).mean())  # of (hidden,)
+        if rows < 2 or share <= self.percent:
             return ""
-        return f"{share:.0f} % of the embedding's numbers are the same in all {len(features)} rows"
+        return f"{share:.0f} % of the embedding's numbers are the same in all {rows} rows"
 
 
 class DeadHead(_OnData):
@@ -334,13 +339,17 @@ class Watchers:
         Raises:
             UserError: some are NaN or infinite, which nothing can be fitted to.
         """
-        if bad := int((~np.isfinite(features).all(axis=1)).sum()):
+        parts = [features[start : start + PART] for start in range(0, len(features), PART)]
+        lowest = np.min([part.min(axis=0) for part in parts], axis=0)  # (hidden,)
+        highest = np.max([part.max(axis=0) for part in parts], axis=0)
+        if not (np.isfinite(lowest).all() and np.isfinite(highest).all()):
+            bad = sum(int((~np.isfinite(part).all(axis=1)).sum()) for part in parts)
             raise UserError(
                 f"the encoder gives NaN or infinite numbers for {bad} of {len(features)} texts: "
                 "its weights are damaged; set model_name to another one"
             )
         for rule in self._of(ConstantFeatures):
-            self._conclude(rule, rule.look(features))
+            self._conclude(rule, rule.look(lowest, highest, len(features)))
 
     def look_at_predictions(
         self, split: str, truth: Sequence[object], predictions: Sequence[object]
@@ -378,15 +387,22 @@ def check_weights(model: Path) -> None:
     Raises:
         UserError: some numbers are NaN or infinite. Such a model must not be taken for a result.
     """
-    for path in sorted(model.rglob("*.safetensors")):
+    if name := broken_weights(model):
+        raise UserError(
+            f"training gave no model: the weights {name} are NaN or infinite. Lower learning_rate, "
+            "or raise warmup_steps"
+        )
+
+
+def broken_weights(directory: Path) -> str:
+    """Return the name of a tensor below a directory that holds NaN or infinity, or nothing."""
+    for path in sorted(directory.rglob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in file.keys():  # noqa: SIM118 - no mapping
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not tensor.isfinite().all():
-                    raise UserError(
-                        f"training gave no model: the weights {name} are NaN or infinite. Lower "
-                        "learning_rate, or raise warmup_steps"
-                    )
+                    return str(name)
+    return ""
 
 
 def table() -> list[tuple[str, str, str, str, str]]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # slow to import
     from train.hyperparameters import Hyperparameters
     from train.metrics import Metrics
     from train.profiler import Profiler
-    from train.watchers import Watchers
+    from train.recipes import Fitting
+    from train.report import History
 
 log = logging.getLogger("train")
 
@@ -75,6 +76,7 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
     from train.metrics import check_objective
     from train.models import find_encoder
     from train.recipes import Fitting, load_recipe
+    from train.report import History
     from train.watchers import Watchers, check_weights
 
     started = time.monotonic()
@@ -83,11 +85,12 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
     if unused := settings.unused():
         log.warning("recipe %s does not use %s", settings.recipe, ", ".join(unused))
     watchers = Watchers(settings.rules, stop.request, world.leads)
-    metrics.listeners.append(watchers)
+    history = History()
+    metrics.listeners += [watchers, history]
     with profiler.phase("reading"):
         splits = read_splits(job, settings, world)
         encoder = find_encoder(settings.model_name, job)
-    check_objective(job.hyperparameters(), settings.recipe, splits.held_out)
+    check_objective(job.hyperparameters(), settings, splits.held_out)
     watchers.look_at_rows(splits.train)
     with _directory(job, world) as directory:
         fitting = Fitting(
@@ -116,7 +119,7 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
         check_weights(directory)
         Artifact(directory, manifest).seal()
         with profiler.phase("evaluating"):
-            measured = _measure(directory, splits, job, stop, watchers)
+            measured = _measure(fitting, splits, job, history)
         metrics.report(measured)
         stop.ignore()  # the model is finished: half of what follows would spoil it
         Artifact(directory, dataclasses.replace(manifest, metrics=measured)).seal()
@@ -154,21 +157,23 @@ def _identity(settings: Hyperparameters, splits: Splits, encoder: Path, world: W
     return f"{settings.recipe}-{digest.hexdigest()[:12]}"
 
 
-def _measure(
-    model: Path, splits: Splits, job: Job, stop: Stop, watchers: Watchers
-) -> dict[str, float]:
+def _measure(fitting: Fitting, splits: Splits, job: Job, history: History) -> dict[str, float]:
     """Classify the held-out rows as the server will. A stop ends this, but keeps the model."""
     from textmodel.classifier import load_classifier
     from train.evaluate import evaluate
+    from train.report import page
 
+    stop, watchers = fitting.stop, fitting.watchers
     if stop.signal:
         return {}
     try:
-        evaluation = evaluate(load_classifier(model), splits)
+        evaluation = evaluate(load_classifier(fitting.directory), splits)
         for split, measured in evaluation.splits.items():
             watchers.look_at_predictions(split, measured.truth, measured.predictions)
+        html = page(fitting, evaluation.reports, history, job.output_data / "profile.csv")
         evaluation.reports["watching"] = watchers.report() | {"stopped": stop.requested}
         evaluation.write(job.output_data)
+        (job.output_data / "report.html").write_text(html, encoding="utf-8")
     except Stopped as error:
         stop.ignore()
         log.warning("stopped by %s: the model is kept without having been measured", error)
@@ -186,4 +191,8 @@ def _natural(label: str) -> tuple[float, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without Python's own farewell, which crashes where a thread still waits for a lost peer.
+    os._exit(code)

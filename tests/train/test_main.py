@@ -63,7 +63,9 @@ def stopped(root: Path, when: str, times: int = 1) -> tuple[int, str]:
 
 def test_finished_job_leaves_a_model_its_report_and_no_failure(forest_model: Path) -> None:
     assert {"manifest.json", "config.json", "head", "openvino"} <= files_of(forest_model / "model")
-    assert files_of(forest_model / "output/data") == {"evaluation.json", "predictions.csv"}
+    assert files_of(forest_model / "output/data") == {
+        "evaluation.json", "predictions.csv", "profile.csv", "report.html",
+    }  # fmt: skip
     assert not (forest_model / "output/failure").exists()
 
 

@@ -11,8 +11,22 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
+from tests.train.trees import as_csv, make_tree, messages
 from train.errors import Stopped
-from train.metrics import METRIC_REGEX, SPLITS, Metrics, check_objective, definitions, names
+from train.hyperparameters import parse
+from train.job import Job
+from train.metrics import (
+    FITTING,
+    METRIC_REGEX,
+    SPLITS,
+    Metrics,
+    check_objective,
+    definitions,
+    names,
+)
+from train.stopping import Stop
+from train.worker import run
+from train.world import World
 
 
 def found(name: str, log: str) -> list[float]:
@@ -135,20 +149,48 @@ def test_disk_that_is_full_is_a_warning_and_no_more(
     assert found("loss", caplog.text) == [1.0, 0.5]
 
 
-@pytest.mark.parametrize("recipe", ["forest", "logistic", "finetune"])
-def test_definitions_find_all_that_a_recipe_prints(
-    recipe: str, request: pytest.FixtureRequest
+@pytest.mark.parametrize("several_labels", [False, True])
+@pytest.mark.parametrize("recipe", FITTING)
+def test_names_are_those_that_a_job_prints(
+    recipe: str,
+    several_labels: bool,
+    tmp_path: Path,
+    tiny_encoder: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fixture = "finetuned" if recipe == "finetune" else recipe
-    log = (request.getfixturevalue(f"{fixture}_model") / "log").read_text(encoding="utf-8")
-    printed = set(re.findall(r"\[metric\] (\w+)=", log))
-    assert printed
-    assert printed <= set(names([recipe], ["test"]))
+    rows = messages(0, 80)
+    if several_labels:
+        rows = [
+            [text, "|".join(["both", label] if number % 3 else [label])]
+            for number, (text, label) in enumerate(rows)
+        ]
+    channels = {"train": rows[:40], "validation": rows[40:60], "test": rows[60:]}
+    settings = {"recipe": recipe, "model_name": str(tiny_encoder), "train_batch_size": "8"}
+    settings |= {"oob_score": "true"} if recipe == "forest" else {}
+    settings |= {"label_separator": "|"} if several_labels else {}
+    tree = make_tree(tmp_path, {name: as_csv(part) for name, part in channels.items()}, settings)
+    run(Job(tree), Stop(), World())
+    assert set(re.findall(r"\[metric\] (\w+)=", caplog.text)) == set(names([recipe]))
+    assert points(tmp_path / "output/tensorboard")
 
 
-def test_objective_that_is_not_reported_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    check_objective({"_tuning_objective_metric": "validation_accuracy"}, "forest", ["test"])
-    assert "objective validation_accuracy is none of what this job reports" in caplog.text
+@pytest.mark.parametrize(
+    ("objective", "hyperparameters", "splits"),
+    [
+        ("validation_accuracy", {"recipe": "forest"}, ["test"]),
+        ("validation_loss", {"recipe": "finetune"}, ["test"]),
+        ("loss", {"recipe": "logistic"}, ["test"]),
+        ("oob_accuracy", {"recipe": "forest"}, ["test"]),
+    ],
+)
+def test_objective_that_is_not_reported_is_told_of(
+    objective: str,
+    hyperparameters: dict[str, str],
+    splits: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    check_objective({"_tuning_objective_metric": objective}, parse(hyperparameters), splits)
+    assert f"objective {objective} is none of what this job reports (" in caplog.text
     assert "test_accuracy" in caplog.text
 
 
@@ -157,5 +199,5 @@ def test_objective_that_is_reported_needs_no_word(
     objective: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = {} if objective is None else {"_tuning_objective_metric": objective}
-    check_objective(given, "forest", SPLITS)
+    check_objective(given, parse({}), SPLITS)
     assert not caplog.messages

@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+import json
 import math
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from tests.train.trees import as_csv, make_tree, messages
+from textmodel.classifier import load_classifier
 from train.data import Dataset
 from train.errors import UserError
+from train.job import Job
 from train.stopping import Stop
 from train.watchers import REPEAT, RULES, Watchers, check_weights, table
+from train.worker import run
+from train.world import World
 
 ROOT = Path(__file__).parents[2]
 NAN = math.nan
@@ -70,7 +78,9 @@ HEALTHY: dict[str, Stream] = {
         (0.6, 0.45, 0.78), (0.4, 0.42, 0.82), (0.2, 0.48, 0.83)
     ),
     "a loss that rises on both sides": epochs((0.4, 0.5, 0.7), (0.5, 0.8, 0.6), (0.6, 0.9, 0.5)),
-    "an F1 that goes on rising": epochs(*[(0.5, 0.5, 0.5 + number / 50) for number in range(12)]),
+    "an F1 that goes on rising": epochs(
+        *[(0.5 / (number + 1), 0.5, 0.5 + number / 50) for number in range(12)]
+    ),
 }
 
 
@@ -214,6 +224,56 @@ def test_weights_that_are_nan_are_no_result(tmp_path: Path) -> None:
     save_file({"b.weight": torch.tensor([1.0, math.inf])}, tmp_path / "head/b.safetensors")
     with pytest.raises(UserError, match=r"training gave no model: the weights b\.weight are NaN"):
         check_weights(tmp_path)
+
+
+@pytest.mark.parametrize("fixture", ["forest_model", "logistic_model", "finetuned_model"])
+def test_healthy_job_raises_no_alarm(fixture: str, request: pytest.FixtureRequest) -> None:
+    root: Path = request.getfixturevalue(fixture)
+    evaluation = json.loads((root / "output/data/evaluation.json").read_text())
+    assert evaluation["watching"] == {"findings": [], "stopped": ""}
+
+
+def test_rule_that_stops_a_job_leaves_a_measured_model(
+    tmp_path: Path, tiny_encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rules = '{"overtraining": {"action": "stop", "evaluations": 1, "percent": 99}}'
+    job = finetune(tmp_path, tiny_encoder, epochs="30", rules=rules)
+    reason = "the rule overtraining (1 evaluations without a gain"
+    assert re.search(rf"stopped \({re.escape(reason)}.*\) at step 1\d of 150: ", caplog.text)
+    evaluation = json.loads((job.output_data / "evaluation.json").read_text())
+    assert evaluation["watching"]["stopped"].startswith(reason)
+    assert evaluation["watching"]["findings"][0]["rule"] == "overtraining"
+    assert evaluation["test"]["rows"] == 20
+    scores = load_classifier(job.model).predict(["a flood"])
+    assert scores.sum() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("rules", ["", "none"])
+@pytest.mark.parametrize("recipe", ["finetune", "logistic"])
+def test_job_whose_weights_are_nan_has_no_model(
+    recipe: str, rules: str, tmp_path: Path, tiny_encoder: Path
+) -> None:
+    encoder = shutil.copytree(tiny_encoder, tmp_path / "encoder")
+    tensors = load_file(encoder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("LayerNorm.weight"))
+    tensors[name][0] = NAN
+    save_file(tensors, encoder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="NaN or infinite"):
+        finetune(tmp_path / "ml", encoder, recipe=recipe, rules=rules)
+    assert not (tmp_path / "ml/model/manifest.json").exists()
+    assert not list((tmp_path / "ml/checkpoints").glob("*/step-*"))
+
+
+def finetune(root: Path, encoder: Path, **more: str) -> Job:
+    channels = {
+        "train": as_csv(messages(0, 40)),
+        "validation": as_csv(messages(40, 60)),
+        "test": as_csv(messages(60, 80)),
+    }
+    settings = {"recipe": "finetune", "model_name": str(encoder), "train_batch_size": "8"} | more
+    job = Job(make_tree(root, channels, settings))
+    run(job, Stop(), World())
+    return job
 
 
 def test_documentation_has_every_rule() -> None:

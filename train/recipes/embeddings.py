@@ -66,7 +66,10 @@ def embed(fitting: Fitting, head: str) -> tuple[Array | None, Manifest]:
     _, runtime, choices = load_parts(Artifact(fitting.directory, manifest).seal())
     for choice in choices:
         log.info("%s", choice)
-    return _embed(fitting, _CutCounter(tokenize), runtime, limits.max_length), manifest
+    features = _embed(fitting, _CutCounter(tokenize), runtime, limits.max_length)
+    if features is not None:
+        fitting.watchers.look_at_features(features)
+    return features, manifest
 
 
 def _embed(

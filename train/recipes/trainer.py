@@ -225,6 +225,7 @@ class Watch(TrainerCallback):
             log.warning("the best model so far, of step %s, is lost; the search starts anew", best)
             state.best_global_step = state.best_metric = None
         self._saved = time.monotonic()
+        self._ended: float | None = None
         self._progress = progress(log, "fine-tuning, steps", before=state.global_step)
 
     def on_step_begin(
@@ -234,6 +235,7 @@ class Watch(TrainerCallback):
         number = state.global_step * self.world.size + self.world.rank
         torch.manual_seed((args.seed * 1_000_003 + number) % 2**32)
         self._began = time.monotonic()
+        self._waited = self._began - self._ended if self._ended else 0.0
 
     def on_substep_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -246,7 +248,8 @@ class Watch(TrainerCallback):
     ) -> None:
         step = state.global_step
         self._progress(step, state.max_steps)
-        self.profiler.step(time.monotonic() - self._began)
+        self._ended = time.monotonic()
+        self.profiler.step(self._ended - self._began, self._waited)
         due = time.monotonic() - self._saved > self.every_seconds
         if self.every_steps and step % self.every_steps == 0:
             due = True
@@ -270,6 +273,7 @@ class Watch(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._ended = None  # what comes now is no wait for data
         logs = kwargs["logs"]
         if self.world.leads and "loss" in logs:
             names = ("loss", "grad_norm", "learning_rate")
@@ -278,6 +282,7 @@ class Watch(TrainerCallback):
     def on_evaluate(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._ended = None
         values = {
             f"validation_{name}": float(kwargs["metrics"][f"eval_{name}"])
             for name in ("loss", "accuracy", "macro_f1")
@@ -296,6 +301,7 @@ class Watch(TrainerCallback):
     def on_save(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._ended = None
         self._saved = time.monotonic()
         directory = Path(args.output_dir, f"checkpoint-{state.global_step}")
         if self.snapshots is None:
