@@ -9,15 +9,10 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 
-
-def _missing(reason: str) -> NoReturn:
-    if os.environ.get("REQUIRE_DOCKER") == "1":
-        pytest.fail(f"{reason} (and REQUIRE_DOCKER=1)")
-    pytest.skip(reason)
+from tests.container.running import missing
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +26,7 @@ def program(search_path: str) -> Callable[[str], str]:
     """Return a function from a program's name to its path, which skips where there is none."""
 
     def find(name: str) -> str:
-        return shutil.which(name, path=search_path) or _missing(f"{name} is not installed")
+        return shutil.which(name, path=search_path) or missing(f"{name} is not installed")
 
     return find
 
@@ -49,7 +44,7 @@ def docker(program: Callable[[str], str]) -> Callable[..., subprocess.CompletedP
 
     info = run("info", check=False)
     if info.returncode:
-        _missing(f"no Docker engine answers: {info.stderr.strip()}")
+        missing(f"no Docker engine answers: {info.stderr.strip()}")
     return run
 
 
@@ -61,7 +56,7 @@ def image(docker: Callable[..., subprocess.CompletedProcess[str]]) -> Callable[[
     def find(target: str) -> str:
         name = f"{prefix}-{target}-cpu:test"
         if docker("image", "inspect", name, check=False).returncode:
-            _missing(f"{name} is not built (build_and_push.sh --no-push --tag test)")
+            missing(f"{name} is not built (build_and_push.sh --no-push --tag test)")
         return name
 
     return find

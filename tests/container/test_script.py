@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,7 +41,20 @@ time.sleep(600)
 """
 
 
-def lay_out(parent: Path, files: dict[str, str | bytes], program: str = "train.py") -> Path:
+SUM = """\
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+total = torch.tensor(dist.get_rank() + 1)
+dist.all_reduce(total)
+print("sum", int(total), "of", dist.get_world_size(), flush=True)
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def lay_out(
+    parent: Path, files: dict[str, str | bytes], program: str = "train.py", **more: object
+) -> Path:
     """Return an /opt/ml tree with the code in a channel, writable as it is on the platform."""
     root = parent / "opt_ml"
     for name in ("input/config", "input/data/code", "model", "output"):
@@ -52,6 +66,7 @@ def lay_out(parent: Path, files: dict[str, str | bytes], program: str = "train.p
         "sagemaker_program": program,
         "sagemaker_submit_directory": "/opt/ml/input/data/code/sourcedir.tar.gz",
         "epochs": 3,
+        **more,
     }
     quoted = {name: json.dumps(value) for name, value in given.items()}
     (root / "input/config/hyperparameters.json").write_text(json.dumps(quoted))
@@ -152,3 +167,35 @@ def test_script_that_the_kernel_kills_is_told_to_have_had_no_memory(
     limit = ("--memory=400m", "--memory-swap=400m")
     assert docker("run", "--rm", *limit, *job(root, image("train")), check=False).returncode == 137
     assert (root / "output/failure").read_text().startswith("out of memory: ")
+
+
+def test_script_on_two_hosts_joins_the_other_which_starts_later(
+    docker: Docker, image: Image, tmp_path: Path, start: Start
+) -> None:
+    network = f"test-{uuid.uuid4().hex[:12]}"
+    docker("network", "create", network)
+    containers = []
+    try:
+        for host in ("algo-1", "algo-2"):
+            root = lay_out(
+                tmp_path / host, {"train.py": SUM}, sagemaker_torch_distributed_enabled=True
+            )
+            resources = {
+                "current_host": host,
+                "hosts": ["algo-2", "algo-1"],
+                "network_interface_name": "ethwe",
+            }
+            (root / "input/config/resourceconfig.json").write_text(json.dumps(resources))
+            where = (f"--network={network}", f"--network-alias={host}", *STRICT[1:])
+            volume = f"--volume={root}:/opt/ml"
+            containers.append(start(*where, volume, image("train"), "train"))
+            if host == "algo-1":
+                wait_for(lambda: "waiting for host algo-2" in docker("logs", containers[0]).stdout)
+        for container in containers:
+            ended = docker("wait", container).stdout
+            assert ended == "0\n", docker("logs", container)
+            assert "\nsum 3 of 2\n" in docker("logs", container).stdout
+    finally:
+        for container in containers:
+            docker("rm", "--force", container)
+        docker("network", "rm", network)

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.container.running import missing
+
 pytestmark = pytest.mark.container
 
 Docker = Callable[..., subprocess.CompletedProcess[str]]
@@ -123,9 +125,9 @@ def run(directory: Path, image: Callable[[str], str], docker: Docker) -> Callabl
     def call(version: int, program: str) -> str:
         python = ROOT / f".venv-sdk{version}/bin/python"
         if not python.exists():
-            if os.environ.get("REQUIRE_DOCKER") == "1":
-                pytest.fail("make sdks was not run")
-            pytest.skip("the SDK is not installed (make sdks)")
+            missing("the SDK is not installed (make sdks)")
+        if docker("compose", "version", check=False).returncode:
+            missing("docker compose is not installed")
         (directory / "program.py").write_text(program)
         arguments = [image("both"), ROLE, str(source), str(DATA), str(directory), str(port)]
         done = subprocess.run(
