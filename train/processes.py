@@ -30,6 +30,7 @@ GRACE_AFTER_FAILURE = 10.0
 """Seconds that the other processes get to end once one of them has failed."""
 
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+_CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
@@ -51,7 +52,9 @@ class Supervisor:
         """The name of the first stop signal, once there was one."""
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._groups: list[int] = []
-        self._preparing = self._time_is_up = False
+        self.time_is_up = False
+        """Whether what did not heed a stop, or the end of the others, had to be killed."""
+        self._preparing = False
         self._oom_kills = _oom_kills()
 
     def listen(self) -> None:
@@ -97,7 +100,7 @@ class Supervisor:
                     if self._running:
                         self._signal(signal.SIGTERM)
                         signal.setitimer(signal.ITIMER_REAL, GRACE_AFTER_FAILURE)
-            while self.stopped_by and not self._time_is_up and _any_runs(self._groups):
+            while self.stopped_by and not self.time_is_up and _any_runs(self._groups):
                 time.sleep(0.05)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -134,7 +137,7 @@ class Supervisor:
 
     def _kill(self, number: int, frame: FrameType | None) -> None:
         log.error("what did not end in time is killed")
-        self._time_is_up = True
+        self.time_is_up = True
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: int) -> None:
@@ -159,8 +162,9 @@ def explain(code: int, out_of_memory: bool, what: str, saving: str) -> str:
             "memory"
         )
     if code < 0:
-        name = signal.Signals(-code).name
-        return f"{what} crashed with {name} in native code; the log has what it said"
+        number = signal.Signals(-code)
+        how = "crashed in native code with" if number in _CRASHES else "was ended by"
+        return f"{what} {how} {number.name}; the log has what it said"
     return f"{what} ended with exit status {code}; the log has what it said"
 
 

@@ -25,7 +25,7 @@ from train import run_script
 from train.cluster import Cluster, processes_per_host
 from train.errors import UserError
 from train.job import Job
-from train.processes import Command, Supervisor, explain
+from train.processes import GRACE, Command, Supervisor, explain
 from train.redaction import redact
 
 __all__ = ["program", "run"]
@@ -72,8 +72,11 @@ def run(name: str, job: Job, supervisor: Supervisor) -> tuple[int, str]:
         code = supervisor.run(commands)
     if not code:
         return 0, ""
-    out_of_memory = supervisor.was_killed_for_memory()
-    reason = explain(code, out_of_memory, f"script {name}", "its batch size")
+    if supervisor.stopped_by and supervisor.time_is_up:
+        reason = f"script {name} did not end within {GRACE:.0f} s and was killed"
+    else:
+        out_of_memory = supervisor.was_killed_for_memory()
+        reason = explain(code, out_of_memory, f"script {name}", "its batch size")
     if supervisor.stopped_by:
         reason = f"stopped by {supervisor.stopped_by}: {reason}"
     log.error("%s", reason)

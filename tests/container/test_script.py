@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,22 @@ def status(docker: Docker, container: str) -> int:
     return int(docker("inspect", "--format={{.State.ExitCode}}", container).stdout)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def deaf_job(
+    docker: Docker, image: Image, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """Stop a script that ignores it; yield the tree, and the stop, which takes nearly 2 minutes."""
+    root = lay_out(tmp_path_factory.mktemp("deaf"), {"train.py": DEAF})
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    docker("run", "--detach", "--name", name, *job(root, image("train")))
+    try:
+        wait_for(lambda: "ready" in docker("logs", name).stdout)
+        with subprocess.Popen(["docker", "stop", "--time=120", name]) as stop:
+            yield root, stop
+    finally:
+        docker("rm", "--force", name)
+
+
 @pytest.mark.parametrize("target", ["train", "both"])
 def test_script_runs_on_a_read_only_root_as_nobody(
     docker: Docker, image: Image, tmp_path: Path, target: str
@@ -139,16 +155,6 @@ def test_stop_reaches_the_script_which_saves(
     assert (root / "output/failure").exists() == shell
 
 
-def test_script_that_ignores_the_stop_is_killed_before_the_platform_kills_all(
-    docker: Docker, image: Image, tmp_path: Path, start: Start
-) -> None:
-    root = lay_out(tmp_path, {"train.py": DEAF})
-    container = start(*job(root, image("train")))
-    wait_for(lambda: "ready" in docker("logs", container).stdout)
-    docker("stop", "--time=120", container)
-    assert "stopped by SIGTERM" in (root / "output/failure").read_text()
-
-
 def test_script_leaves_no_process_and_a_failure_that_names_its_line(
     docker: Docker, image: Image, tmp_path: Path
 ) -> None:
@@ -199,3 +205,13 @@ def test_script_on_two_hosts_joins_the_other_which_starts_later(
         for container in containers:
             docker("rm", "--force", container)
         docker("network", "rm", network)
+
+
+def test_script_that_ignores_the_stop_is_killed_before_the_platform_kills_all(
+    deaf_job: tuple[Path, subprocess.Popen[bytes]],
+) -> None:
+    root, stop = deaf_job
+    assert stop.wait(timeout=130) == 0
+    assert (root / "output/failure").read_text() == (
+        "stopped by SIGTERM: script train.py did not end within 110 s and was killed"
+    )

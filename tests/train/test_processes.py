@@ -140,7 +140,8 @@ def test_child_dies_with_a_supervisor_that_is_killed() -> None:
     [
         (-9, True, "out of memory: the kernel ended the job. Lower its batch size, or"),
         (137, False, "out of memory: SIGKILL ended, most likely the kernel's"),
-        (-11, False, "the job crashed with SIGSEGV"),
+        (-11, False, "the job crashed in native code with SIGSEGV"),
+        (-15, False, "the job was ended by SIGTERM"),
         (3, False, "the job ended with exit status 3"),
     ],
 )

@@ -306,7 +306,7 @@ def test_failure_has_the_exception_first(tmp_path: Path) -> None:
         ({"go.sh": "exit 3"}, "go.sh", 3, "script go.sh ended with exit status 3"),
         ({"train.py": "raise SystemExit(5)"}, "train.py", 5, "script train.py ended with exit st"),
         ({"train.py": "import os; os.kill(os.getpid(), 9)"}, "train.py", 137, "out of memory: SIG"),
-        ({"train.py": "import os; os.abort()"}, "train.py", 134, "script train.py crashed with SI"),
+        ({"train.py": "import os; os.abort()"}, "train.py", 134, "script train.py crashed in nat"),
         ({"go.sh": "#!/no/such/shell"}, "go.sh", 1, "go.sh: its first line asks for /no/such/sh"),
     ],
 )
@@ -354,7 +354,7 @@ def test_script_that_the_stop_ends_is_told_of(tmp_path: Path) -> None:
     root = script_job(tmp_path, {"train.py": "import time; print('ready'); time.sleep(60)"})
     code, _ = stop(root)
     assert code == 143
-    assert failure(root).startswith("stopped by SIGTERM: script train.py")
+    assert failure(root).startswith("stopped by SIGTERM: script train.py was ended by SIGTERM")
 
 
 def test_no_process_is_left_behind(tmp_path: Path) -> None:
