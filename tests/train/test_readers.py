@@ -240,7 +240,7 @@ def test_file_that_only_is_called_gzipped_is_refused(read: Reader) -> None:
 
 
 def test_empty_gzipped_file_is_an_empty_file(read: Reader) -> None:
-    files = {"a.csv.gz": b"", "b.csv.gz": gzip.compress(b""), "c.csv": GOOD}
+    files = {"a.csv.gz": b"", "b.csv.gz": gzip.compress(b""), "c.csv": GOOD.encode()}
     assert len(read.train(files)) == 4
 
 
