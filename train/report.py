@@ -40,6 +40,7 @@ th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid #e3e7ec 
 th:first-child, td:first-child { text-align: left } th { font-weight: 600; color: #57606a }
 .scroll { overflow-x: auto } .matrix td, .matrix th { text-align: center }
 .matrix th:first-child { text-align: left } .matrix thead th { border-bottom: 2px solid #c5ccd4 }
+.tall thead th { writing-mode: sideways-lr; text-align: left; padding: 8px 4px }
 svg { width: 100%; height: auto; font: 12px system-ui, sans-serif } svg text { fill: #57606a }
 """
 
@@ -148,14 +149,15 @@ def _confusions(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
         total = sum(line) or 1
         cells = "".join(
             f'<td style="background:rgba(11,107,203,{0.85 * count / total:.3f});'
-            f'color:{"#fff" if count / total > 0.6 else "inherit"}">{count}</td>'
+            f'color:{"#fff" if count / total > 0.8 else "inherit"}">{count}</td>'
             for count in line
         )
         lines.append(f"<tr><th>{escape(label)}</th>{cells}</tr>")
+    tall = " tall" if len(labels) > 5 else ""
     head = "".join(f"<th>{escape(label)}</th>" for label in labels)
     return (
         '<p class="facts">rows: true labels; columns: predictions; shade: share of the true '
-        f'label\'s rows<div class="scroll"><table class="matrix"><thead><tr><th></th>{head}</tr>'
+        f'label\'s rows<div class="scroll"><table class="matrix{tall}"><thead><tr><th></th>{head}</tr>'
         f"</thead>{''.join(lines)}</table></div>"
     )
 
