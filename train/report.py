@@ -157,8 +157,8 @@ def _confusions(labels: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     head = "".join(f"<th>{escape(label)}</th>" for label in labels)
     return (
         '<p class="facts">rows: true labels; columns: predictions; shade: share of the true '
-        f'label\'s rows<div class="scroll"><table class="matrix{tall}"><thead><tr><th></th>{head}</tr>'
-        f"</thead>{''.join(lines)}</table></div>"
+        f'label\'s rows<div class="scroll"><table class="matrix{tall}">'
+        f"<thead><tr><th></th>{head}</tr></thead>{''.join(lines)}</table></div>"
     )
 
 
