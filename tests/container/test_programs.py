@@ -112,7 +112,7 @@ def test_a_fine_tuning_job_that_is_stopped_leaves_a_model_that_serves(
 ) -> None:
     directory = lay_out(tmp_path, recipe="finetune", epochs=1000)
     container = start(*STRICT, f"--volume={directory}:/opt/ml", image("train"), "train")
-    wait_for(lambda: "[metric] loss=" in docker("logs", container).stdout)
+    wait_for(lambda: "fine-tuning, steps: " in docker("logs", container).stdout)
     docker("stop", "--time=120", container)
     assert docker("inspect", "--format={{.State.ExitCode}}", container).stdout.strip() == "0"
     server = start(*STRICT, f"--volume={directory}/model:/opt/ml/model:ro", image("serve"))
