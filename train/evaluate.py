@@ -22,14 +22,12 @@ from sklearn.metrics import (
 
 from textmodel.classifier import TextClassifier
 from train.data import Dataset, Splits
+from train.metrics import MEASURED
 from train.progress import progress
 
 __all__ = ["Evaluation", "Measured", "evaluate"]
 
 log = logging.getLogger(__name__)
-
-METRICS = ("accuracy", "macro_f1", "micro_f1")
-"""What becomes a metric of the job, out of each split's report."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def evaluate(classifier: TextClassifier, splits: Splits) -> Evaluation:
         report["texts_also_in_train"] = sum(text in learned for text in data.texts)
         report["texts_with_conflicting_labels"] = len(data.conflicts())
         reports[name] = report
-        metrics |= {f"{name}_{metric}": report[metric] for metric in METRICS}
+        metrics |= {f"{name}_{metric}": report[metric] for metric in MEASURED}
         measured[name] = Measured(data, predicted, scores)
     return Evaluation(classifier.labels, metrics, reports, measured)
 

@@ -190,15 +190,23 @@ class _Totals:
             + _if(self.gpu_memory is None and cpu >= 90, "an instance with more cores would help")
             + _if(self.gpu_memory is None and cpu < 30 and seconds > LONG, "fewer cores would do"),
             f"memory peaked at {self.memory_mb:.0f} MB, {self.memory:.0f} % of the limit"
-            + _if(self.memory >= 85, "lower train_batch_size, or take more memory"),
+            + _if(
+                self.memory >= 85,
+                "lower train_batch_size, or take more memory" if durations else "take more memory",
+            ),
         ]
         if self.gpu_memory is not None:
             told += [
                 f"the GPU was busy {gpu:.0f} % of the time"
-                + _if(gpu < 50, "raise train_batch_size, or take a smaller one"),
+                + _if(
+                    gpu < 50,
+                    "raise train_batch_size, or take a smaller one"
+                    if durations
+                    else "a smaller one would do",
+                ),
                 f"its memory peaked at {self.gpu_memory:.0f} %"
-                + _if(self.gpu_memory >= 90, "lower train_batch_size")
-                + _if(self.gpu_memory < 40, "train_batch_size can be raised"),
+                + _if(bool(durations) and self.gpu_memory >= 90, "lower train_batch_size")
+                + _if(bool(durations) and self.gpu_memory < 40, "train_batch_size can be raised"),
             ]
         if durations:
             median = statistics.median(durations)

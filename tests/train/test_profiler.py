@@ -117,13 +117,20 @@ def test_advice_is_about_the_gpu_where_there_is_one(gpu: float, memory: float, a
     assert "more cores" not in told
 
 
-def describe(cpu: float, memory: float, gpu: float | None, gpu_memory: float | None) -> str:
+def test_advice_names_no_setting_that_the_recipe_lacks() -> None:
+    assert "train_batch_size" not in describe(60, 91, None, None, steps=0)
+    assert "train_batch_size" not in describe(60, 91, 20, 95, steps=0)
+
+
+def describe(
+    cpu: float, memory: float, gpu: float | None, gpu_memory: float | None, steps: int = 10
+) -> str:
     totals = train.profiler._Totals()
     for second in range(100):
         totals.add(
             train.profiler.Sample(second, "fitting", cpu, 500, memory, gpu, gpu_memory, 0, 0, 0), 1
         )
-    return totals.describe(array("d"), array("d"))
+    return totals.describe(array("d", [1.0] * steps), array("d", [0.0] * steps))
 
 
 def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
