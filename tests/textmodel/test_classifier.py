@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from textmodel import classifier
 from textmodel.artifact import ArtifactError
-from textmodel.classifier import load_classifier, run_sorted
-from textmodel.tokenizer import Tokens
+from textmodel.classifier import in_windows, load_classifier, run_sorted, run_windows
+from textmodel.tokenizer import Text, Tokens
 
 TEXTS = ["the river is on fire", "my fantasy team is a sinking ship", "x " * 400, "", "💔"]
 
@@ -42,6 +43,44 @@ def test_run_sorted_reports_progress_up_to_the_end() -> None:
     seen: list[tuple[int, int]] = []
     run_sorted(Lengths(), [Tokens([1])] * 10, lambda done, total: seen.append((done, total)))
     assert seen == [(4, 10), (8, 10), (10, 10)]
+
+
+def test_windows_hold_so_many_texts_or_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "WINDOW_TEXTS", 3)
+    monkeypatch.setattr(classifier, "WINDOW_CHARACTERS", 10)
+    long = "x" * 11
+    texts: list[Text] = ["a", "b", "c", "d", long, long, "e" * 9, ("f", "g"), "h", "i"]
+    assert in_windows(texts) == [
+        ["a", "b", "c"], ["d"], [long], [long], ["e" * 9], [("f", "g"), "h", "i"],
+    ]  # fmt: skip
+
+
+def test_run_windows_gives_each_window_in_order_and_counts_on() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def tokenize(texts: Sequence[Text]) -> list[Tokens]:
+        return [Tokens([int(str(text))]) for text in texts]
+
+    windows = [["5", "4"], ["3"], ["2", "1", "0"]]
+    outputs = run_windows(
+        Lengths(), tokenize, windows, lambda done, total: seen.append((done, total))
+    )
+    assert [output[:, 0].tolist() for output in outputs] == [[5, 4], [3], [2, 1, 0]]
+    assert seen == [(2, 6), (3, 6), (6, 6)]
+
+
+def test_run_windows_holds_two_windows_of_tokens_at_most() -> None:
+    tokenized: list[str] = []
+
+    def tokenize(texts: Sequence[Text]) -> list[Tokens]:
+        tokenized.append(str(texts[0]))
+        return [Tokens([0])]
+
+    outputs = run_windows(Lengths(), tokenize, [[str(number)] for number in range(9)])
+    assert tokenized == []
+    for number, _ in enumerate(outputs, start=1):
+        assert number <= len(tokenized) <= number + 1
+    assert len(tokenized) == 9
 
 
 def test_run_sorted_of_nothing_is_refused() -> None:

@@ -10,6 +10,7 @@ from sklearn.ensemble import RandomForestClassifier
 from textmodel.artifact import Manifest
 from textmodel.hardware import cpu_count
 from textmodel.heads import FOREST_FILE
+from train.errors import UserError
 from train.progress import progress
 from train.recipes.class_weights import row_weights
 from train.recipes.embeddings import embed
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 def fit(fitting: Fitting) -> Manifest:
     settings = fitting.settings
     targets = fitting.targets
+    if (targets == targets[0]).all():
+        raise UserError(
+            "all rows of the channel train have the same labels; a forest needs rows to tell apart"
+        )
     weights = row_weights(fitting, targets)
     features, manifest = embed(fitting, "forest")
     if features is None:
@@ -52,8 +57,9 @@ def fit(fitting: Fitting) -> Manifest:
 def _tell_yes_from_no(forest: RandomForestClassifier) -> None:
     """Move what the trees say of labels that every row has from the place of `no` to `yes`.
 
-    Where scikit-learn has seen one of the two alone, it keeps it in the first place.
+    Of such a label scikit-learn knows one class alone, which it keeps in the first place.
     """
     always = [number for number, classes in enumerate(forest.classes_) if list(classes) == [1]]
-    for tree in forest.estimators_ if always else ():
+    for tree in forest.estimators_:
         tree.tree_.value[:, always] = tree.tree_.value[:, always, ::-1]
+    forest.n_classes_ = [2] * len(forest.classes_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from textmodel.artifact import Artifact
 from textmodel.classifier import load_classifier
 from train.errors import UserError
 from train.job import Job
+from train.metrics import METRIC_REGEX
 from train.recipes import _MODULES, load_recipe
 from train.stopping import Stop
 from train.worker import run
 from train.world import World
 
+MESSAGES = messages(0, 200)
 QUICK = {"n_estimators": "5", "epochs": "0.5", "train_batch_size": "8"}
 
 
@@ -153,6 +156,121 @@ def test_solver_that_was_cut_off_is_told(
     with pytest.warns(match="failed to converge"):
         fit(tmp_path, tiny_encoder, "logistic", max_iter="1")
     assert "the solver stopped at max_iter=1" in caplog.text
+
+
+EMBEDDED = ["forest", "logistic"]
+"""The recipes on frozen embeddings."""
+
+
+def with_lists(*rows: tuple[str, list[str]]) -> dict[str, str]:
+    """Return a channel of texts with lists of labels."""
+    lines = (json.dumps({"text": text, "labels": labels}) + "\n" for text, labels in rows)
+    return {"data.jsonl": "".join(lines)}
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced", '{"rare": 5}'])
+@pytest.mark.parametrize("recipe", EMBEDDED)
+def test_labels_that_every_or_hardly_any_row_has_are_learned(
+    recipe: str, weights: str, tmp_path: Path, tiny_encoder: Path
+) -> None:
+    texts = ["fire burns" if row % 2 else "a calm day" for row in range(40)]
+    texts[7] = "災害 💔 災害"
+    labels = [["always", *["rare"] * (row == 7), *["odd"] * (row % 2)] for row in range(40)]
+    rows = list(zip(texts, labels, strict=True))
+    settings = {"recipe": recipe, "model_name": str(tiny_encoder), "class_weights": weights}
+    channels = {"train": with_lists(*rows), "test": with_lists(*rows[6:8], ("a calm day", []))}
+    job = Job(make_tree(tmp_path, channels, settings | {"min_samples_leaf": "1"}))
+    run(job, Stop(), World())
+    classifier = load_classifier(job.model)
+    assert classifier.labels == ("always", "odd", "rare")
+    always, odd, rare = classifier.predict(texts).T
+    assert (always > 0.95).all()
+    assert ((odd > 0.5) == np.arange(40) % 2).all()
+    assert rare.argmax() == 7
+
+
+def test_forest_of_rows_with_the_same_labels_is_refused(tmp_path: Path, tiny_encoder: Path) -> None:
+    row = ("a text", ["a", "b"])
+    channels = {"train": with_lists(row, row), "test": with_lists(row)}
+    job = Job(make_tree(tmp_path, channels, {"model_name": str(tiny_encoder)}))
+    with pytest.raises(UserError, match="all rows of the channel train have the same labels"):
+        run(job, Stop(), World())
+
+
+@pytest.mark.parametrize("recipe", EMBEDDED)
+def test_class_weights_move_the_answers_towards_the_label(
+    recipe: str, tmp_path: Path, tiny_encoder: Path
+) -> None:
+    rows = [[text, "rare" if row % 8 == 0 else "usual"] for row, (text, _) in enumerate(MESSAGES)]
+    means = []
+    for weights in ("none", "balanced", '{"rare": 0.01}'):
+        job = fit(tmp_path / weights[:4], tiny_encoder, recipe, as_csv(rows), class_weights=weights)
+        classifier = load_classifier(job.model)
+        assert classifier.labels == ("rare", "usual")
+        means.append(classifier.predict([text for text, _ in MESSAGES])[:, 0].mean())
+    none, balanced, neglected = means
+    assert balanced > none + 0.1 > neglected + 0.15
+
+
+@pytest.mark.parametrize("recipe", _MODULES)
+def test_class_weights_of_unknown_labels_are_refused(
+    recipe: str, tmp_path: Path, tiny_encoder: Path
+) -> None:
+    with pytest.raises(UserError, match="class_weights: 'floods' are no labels of the channel"):
+        fit(tmp_path, tiny_encoder, recipe, class_weights='{"floods": 2}')
+
+
+def test_out_of_bag_score_is_a_metric(
+    tmp_path: Path, tiny_encoder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(tmp_path, tiny_encoder, "forest", oob_score="true", n_estimators="50")
+    found = re.search(METRIC_REGEX.format(name="oob_accuracy"), caplog.text)
+    assert found
+    assert 0 < float(found[1]) < 1
+
+
+@pytest.mark.parametrize("recipe", EMBEDDED)
+def test_head_does_not_differ_between_runs(recipe: str, tmp_path: Path, tiny_encoder: Path) -> None:
+    heads = [
+        [
+            path.read_bytes()
+            for path in (fit(tmp_path / name, tiny_encoder, recipe).model / "head").iterdir()
+        ]
+        for name in ("first", "again")
+    ]
+    assert heads[0] == heads[1]
+
+
+@pytest.mark.parametrize("recipe", EMBEDDED)
+def test_pairs_are_read_together(recipe: str, tmp_path: Path, tiny_encoder: Path) -> None:
+    rows = [["fire", text, label] for text, label in messages(0, 60)]
+    channels = {
+        "train": as_csv(rows, ("first", "other", "label")),
+        "test": as_csv(rows[:9], ("first", "other", "label")),
+    }
+    settings = {
+        "recipe": recipe,
+        "model_name": str(tiny_encoder),
+        "text_column": "first",
+        "text_pair_column": "other",
+    }
+    job = Job(make_tree(tmp_path, channels, settings))
+    run(job, Stop(), World())
+    same, other, swapped = load_classifier(job.model).predict(
+        [("fire", rows[0][1]), ("fire", rows[1][1]), (rows[0][1], "fire")]
+    )
+    assert not np.allclose(same, other)
+    if recipe == "logistic":
+        assert not np.allclose(same, swapped)
+
+
+@pytest.mark.parametrize(("normalize", "length"), [("true", True), ("false", False)])
+def test_embeddings_have_length_one_if_they_are_to_be_normalized(
+    normalize: str, length: bool, tmp_path: Path, tiny_encoder: Path
+) -> None:
+    classifier = load_classifier(fit(tmp_path, tiny_encoder, "logistic", normalize=normalize).model)
+    lengths = np.linalg.norm(classifier.runtime(classifier.tokenize(["a", "b c d"])), axis=1)
+    assert np.allclose(lengths, 1, atol=0.01) == length
 
 
 @pytest.mark.parametrize("name", _MODULES)
