@@ -216,6 +216,13 @@ class Watch(TrainerCallback):
         control.should_training_stop = True
         control.should_save = self.durable
 
+    def _stopping(self) -> bool:
+        """Return whether any process was told to stop; all of them then know."""
+        if not self.world.any(bool(self.stop.requested)):
+            return False
+        self.stop.request("a stop of another host")
+        return True
+
     def on_train_begin(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -240,7 +247,7 @@ class Watch(TrainerCallback):
     def on_substep_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.world.any(bool(self.stop.requested)):
+        if self._stopping():
             self.end(control)
 
     def on_step_end(
@@ -258,7 +265,7 @@ class Watch(TrainerCallback):
             control.should_save = self.durable
         elif self.world.any(bool(self.stop.requested) or due):
             control.should_save = self.durable
-            if self.world.any(bool(self.stop.requested)):
+            if self._stopping():
                 control.should_log = True
                 self.end(control)
 
@@ -267,7 +274,7 @@ class Watch(TrainerCallback):
     ) -> None:
         self._looked += 1
         self._looking(self._looked, len(kwargs["eval_dataloader"]))
-        if self.world.any(bool(self.stop.requested)):
+        if self._stopping():
             raise _Interrupted
 
     def on_log(

@@ -167,7 +167,7 @@ def test_frozen_encoder_stays_and_its_head_learns(head: str, tmp_path: Path, enc
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
 def test_bilstm_is_answered_by_the_model_directory(family: str, tmp_path: Path) -> None:
     source = make_encoder(tmp_path / "encoder", family)
-    attempt = Attempt(tmp_path, source, head="bilstm", epochs="10")
+    attempt = Attempt(tmp_path, source, head="bilstm", epochs="1")
     attempt.run(validation=None)
     assert attempt.artifact.manifest.pooling == "bilstm"
     classifier = load_classifier(attempt.model, precision="fp32")
@@ -328,10 +328,11 @@ def test_pairs_reach_the_encoder_as_they_will_when_served(
     assert len(seen) == STEPS / 2
     for arrays in seen:
         lengths = arrays["attention_mask"].sum(1).tolist()
-        rows = map(
-            torch.Tensor.tolist, map(operator.getitem, arrays["input_ids"], map(slice, lengths))
-        )
-        expected = pad([served[tuple(row)] for row in rows], classifier.tokenize.pad_id)
+        rows = [
+            tuple(ids[:length].tolist())
+            for ids, length in zip(arrays["input_ids"], lengths, strict=True)
+        ]
+        expected = pad([served[row] for row in rows], classifier.tokenize.pad_id)
         for name, array in expected.items():
             np.testing.assert_array_equal(arrays[name], array)
         assert arrays["token_type_ids"].any()
