@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tests.textmodel.encoders import make_encoder
 from tests.train.trees import files_of, messages
 from textmodel.artifact import Artifact
 from textmodel.classifier import load_classifier
+from textmodel.hardware import Choice
 from textmodel.tokenizer import pad
 from train.checkpoints import Checkpoints
 from train.data import Dataset
@@ -94,6 +95,14 @@ class Attempt:
 
 class Killed(Exception):
     """Stands for SIGKILL: nothing is tidied by who is hit."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """More of them only wait for each other with so small an encoder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.recipes.finetune.cpu_count", lambda: Choice("cpus", 1, "of a test"))
+        yield
 
 
 @pytest.fixture(scope="module")
