@@ -45,14 +45,22 @@ def test_run_sorted_reports_progress_up_to_the_end() -> None:
     assert seen == [(4, 10), (8, 10), (10, 10)]
 
 
-def test_windows_hold_so_many_texts_or_characters(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(classifier, "WINDOW_TEXTS", 3)
+@pytest.mark.parametrize(("texts", "sizes"), [(8, [8]), (9, [4, 5]), (17, [4, 4, 4, 5]), (0, [0])])
+def test_windows_are_even_and_a_power_of_two(
+    texts: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "WINDOW_BATCHES", 2)
+    cut = in_windows([str(number) for number in range(texts)], Lengths())
+    assert [len(window) for window in cut] == sizes
+    assert [text for window in cut for text in window] == [str(n) for n in range(texts)]
+
+
+def test_windows_of_long_texts_and_pairs_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "WINDOW_CHARACTERS", 10)
-    long = "x" * 11
-    texts: list[Text] = ["a", "b", "c", "d", long, long, "e" * 9, ("f", "g"), "h", "i"]
-    assert in_windows(texts) == [
-        ["a", "b", "c"], ["d"], [long], [long], ["e" * 9], [("f", "g"), "h", "i"],
+    assert in_windows(["x" * 5, ("y" * 5, "y" * 5), "z" * 5, "z"], Lengths()) == [
+        ["x" * 5], [("y" * 5, "y" * 5)], ["z" * 5], ["z"],
     ]  # fmt: skip
+    assert in_windows(["x" * 99], Lengths()) == [["x" * 99]]
 
 
 def test_run_windows_gives_each_window_in_order_and_counts_on() -> None:

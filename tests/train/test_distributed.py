@@ -16,13 +16,10 @@ from train.errors import PeerLost
 from train.world import World
 
 
-@pytest.fixture(params=["forest", "logistic"])
-def hosts(request: pytest.FixtureRequest, tmp_path: Path, tiny_encoder: Path) -> list[Host]:
+def alone_and_two(tmp_path: Path, encoder: Path, recipe: str) -> list[Host]:
     """Return a job alone, and the same one for two hosts."""
-    return [
-        Host(tmp_path / name, tiny_encoder, request.param, n_estimators="5")
-        for name in ("alone", "first", "second")
-    ]
+    names = ("alone", "first", "second")
+    return [Host(tmp_path / name, encoder, recipe, n_estimators="5") for name in names]
 
 
 def long_job(tmp_path: Path, encoder: Path) -> tuple[Host, Host]:
@@ -30,10 +27,11 @@ def long_job(tmp_path: Path, encoder: Path) -> tuple[Host, Host]:
     return first, second
 
 
+@pytest.mark.parametrize("recipe", ["forest", "logistic"])
 def test_two_hosts_make_the_model_that_one_makes_and_the_leader_writes_it(
-    hosts: list[Host],
+    recipe: str, tmp_path: Path, tiny_encoder: Path
 ) -> None:
-    alone, first, second = hosts
+    alone, first, second = alone_and_two(tmp_path, tiny_encoder, recipe)
     port = free_port()
     leader = first.start(0, 2, port)
     time.sleep(3)  # hosts may start at different times
@@ -65,8 +63,8 @@ def test_lost_host_ends_the_job_of_the_other_with_the_reason(
     assert hosts[1 - lost].model == {}
 
 
-def test_interrupted_job_of_two_hosts_goes_on(hosts: list[Host]) -> None:
-    alone, *pair = hosts
+def test_interrupted_job_of_two_hosts_goes_on(tmp_path: Path, tiny_encoder: Path) -> None:
+    alone, *pair = alone_and_two(tmp_path, tiny_encoder, "logistic")
     for attempt in range(2):
         port = free_port()
         processes = [host.start(rank, 2, port) for rank, host in enumerate(pair)]

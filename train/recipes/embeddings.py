@@ -46,9 +46,7 @@ def embed(fitting: Fitting, head: str) -> tuple[Array | None, Manifest]:
     settings = fitting.settings
     tokenize, limits = write_tokenizer(fitting)
     pooling = limits.pooling if settings.pooling == "auto" else settings.pooling
-    encoder = load_encoder(fitting.encoder, pooling, settings.normalize)
-    encoder.model.save_pretrained(fitting.directory)
-    export_openvino(encoder, fitting.directory)
+    _write_encoder(fitting, pooling)
     (fitting.directory / "head").mkdir()
     manifest = Manifest(
         task="text-classification",
@@ -72,6 +70,12 @@ def embed(fitting: Fitting, head: str) -> tuple[Array | None, Manifest]:
     return features, manifest
 
 
+def _write_encoder(fitting: Fitting, pooling: str) -> None:
+    encoder = load_encoder(fitting.encoder, pooling, fitting.settings.normalize)
+    encoder.model.save_pretrained(fitting.directory)
+    export_openvino(encoder, fitting.directory)
+
+
 def _embed(
     fitting: Fitting, tokenize: _CutCounter, runtime: Runtime, max_length: int
 ) -> Array | None:
@@ -80,7 +84,7 @@ def _embed(
     The result depends neither on how many there are, nor on which windows a checkpoint holds.
     """
     world, checkpoints = fitting.world, fitting.checkpoints
-    table = _Table(fitting.train.texts, fitting.directory)
+    table = _Table(fitting.train.texts, runtime, fitting.directory)
     kept = checkpoints.numbers(_NAME)
     for number in kept:
         table.put(number, np.load(checkpoints.path(_NAME, number) / _FILE, allow_pickle=False))
@@ -125,12 +129,12 @@ class _CutCounter:
 class _Table:
     """The embeddings of all rows, filled by the windows that their distinct texts are cut into."""
 
-    def __init__(self, texts: Sequence[Text], directory: Path) -> None:
+    def __init__(self, texts: Sequence[Text], runtime: Runtime, directory: Path) -> None:
         """Put the embeddings, where they are large, into a nameless file of `directory`."""
         numbers: dict[Text, int] = {}
         distinct = (numbers.setdefault(text, len(numbers)) for text in texts)
         of_row = np.fromiter(distinct, np.int64, len(texts))
-        self.windows = in_windows(list(numbers))
+        self.windows = in_windows(list(numbers), runtime)
         self.features: Array | None = None
         self._directory = directory
         self._starts = [0, *accumulate(map(len, self.windows))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,10 +34,10 @@ def head_of(root: Path, encoder: Path, recipe: str = "forest") -> dict[str, byte
 def test_rows_of_equal_texts_share_one_embedding(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(classifier, "WINDOW_TEXTS", 2)
-    texts: list[Text] = ["c", "a", ("a", "b"), "a", "c", "b", "e", "b"]
-    table = _Table(texts, tmp_path)
-    assert table.windows == [["c", "a"], [("a", "b"), "b"], ["e"]]
+    monkeypatch.setattr(classifier, "WINDOW_BATCHES", 1)
+    texts: list[Text] = ["c", "a", ("a", "b"), "a", "c", "b", "c", "b"]
+    table = _Table(texts, Mock(bulk_batch_size=2), tmp_path)
+    assert table.windows == [["c", "a"], [("a", "b"), "b"]]
     for number, window in reversed(list(enumerate(table.windows))):
         table.put(number, np.array([[len(text), ord(text[0])] for text in window], np.float32))
     assert table.features is not None
@@ -91,7 +92,7 @@ def test_tokens_of_cut_texts_are_counted_over_all_windows(
     tiny_encoder: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(classifier, "WINDOW_TEXTS", 2)
+    monkeypatch.setattr(classifier, "WINDOW_CHARACTERS", 1000)
     rows = [["long " * 300, "a"], ["short", "b"], ["longer " * 300, "b"], ["short", "a"]]
     settings = {"recipe": "logistic", "model_name": str(tiny_encoder), "max_length": "100"}
     data = {"train": as_csv(rows), "test": as_csv([["t", "a"]])}
@@ -99,12 +100,11 @@ def test_tokens_of_cut_texts_are_counted_over_all_windows(
     assert "2 of 3 texts are longer than max_length=100 tokens" in caplog.text
 
 
-@pytest.mark.parametrize("recipe", ["forest", "logistic"])
 def test_interrupted_job_ends_with_the_model_of_an_uninterrupted_one(
-    recipe: str, tmp_path: Path, tiny_encoder: Path
+    tmp_path: Path, tiny_encoder: Path
 ) -> None:
     whole, interrupted = (
-        Host(tmp_path / name, tiny_encoder, recipe, n_estimators="5")
+        Host(tmp_path / name, tiny_encoder, "forest", n_estimators="5")
         for name in ("whole", "interrupted")
     )
     assert finish(whole.start())[0] == 0
@@ -138,5 +138,5 @@ def test_damaged_checkpoint_is_named_and_its_texts_are_embedded_again(
     assert code == 0, log
     assert f"checkpoint {damaged.name} is skipped: embeddings.npy has changed" in log
     assert f"{windows - 1} of {windows}{EMBEDDED_BEFORE}" in log
-    assert "embedding: 16 of 16" in log
+    assert "embedding: 19 of 19" in log
     assert host.model == model
