@@ -77,6 +77,7 @@ class Trainer(transformers.Trainer):
         self._head_learning_rate = head_learning_rate
         self._watch = watch
         self.classifier = Classifier(encoder)
+        self._freeze_unused()
         super().__init__(
             self.classifier,
             arguments,
@@ -155,6 +156,17 @@ class Trainer(transformers.Trainer):
             **options,
         )
         return self.optimizer
+
+    def _freeze_unused(self) -> None:
+        """Leave out what no gradient reaches, such as a pooler below a BiLSTM.
+
+        Several processes would wait for the gradients of each other's for ever.
+        """
+        arrays = self._collate(self._rows[:1])
+        self.classifier.eval()(**arrays)["logits"].sum().backward()
+        for parameter in self.classifier.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
 
     def _collate(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """Make the arrays that a runtime makes when the model is served."""

@@ -113,6 +113,18 @@ def test_two_processes_make_the_model_of_one_even_if_they_are_stopped(
     assert files_of(hosts[1]).isdisjoint({"model", "checkpoints", "output"})
 
 
+@pytest.mark.parametrize("frozen", ["true", "false"])
+def test_layers_without_gradients_hold_up_nobody(
+    frozen: str, tmp_path: Path, encoder: Path
+) -> None:
+    more = {"head": "bilstm", "freeze_encoder": frozen, "epochs": "1"}
+    hosts = [make_job(tmp_path / name, encoder, **more) for name in ("algo-1", "algo-2")]
+    with running(hosts) as processes:
+        codes, logs = ends(processes)
+    assert codes == [0, 0], "\n".join(logs)
+    assert (hosts[0] / "model/head/bilstm.safetensors").exists()
+
+
 @pytest.mark.parametrize("survivor", [0, 1])
 def test_process_whose_peer_is_killed_ends_and_says_so(
     survivor: int, tmp_path: Path, encoder: Path
