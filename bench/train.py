@@ -151,7 +151,7 @@ def embed(data: Path) -> dict[str, float]:
 def loaded_embedder(directory: Path) -> Callable[[list[str]], NDArray[np.float32]]:
     """Return the encoder of the recipes `forest` and `logistic`, loaded as `train` loads it."""
     from textmodel.artifact import Artifact, Manifest
-    from textmodel.classifier import load_parts, run_sorted
+    from textmodel.classifier import in_windows, load_parts, run_windows
     from textmodel.encoder import export_openvino, load_encoder, load_tokenizer, text_limits
 
     source = Path(get_model_path())
@@ -166,7 +166,9 @@ def loaded_embedder(directory: Path) -> Callable[[list[str]], NDArray[np.float32
         "linear", ("openvino", "torch"), "all-MiniLM-L6-v2", {},
     )  # fmt: skip
     tokenize, runtime, _ = load_parts(Artifact(directory, manifest).seal())
-    return lambda texts: run_sorted(runtime, tokenize(texts))
+    return lambda texts: np.concatenate(
+        list(run_windows(runtime, tokenize, in_windows(texts, runtime)))
+    )
 
 
 def finetune(data: Path) -> dict[str, float]:

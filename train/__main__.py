@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -98,4 +99,8 @@ def _help() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    # Python takes its handlers away while it ends: a late signal would change the exit status.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
