@@ -47,7 +47,10 @@ class Hosts:
             path.chmod(0o755)
         where = (f"--network={self._network}", f"--network-alias={host}", f"--hostname={host}")
         volume = f"--volume={tree}:/opt/ml"
-        self._containers[host] = self._start(*where, *STRICT[1:], volume, self._image, "train")
+        # More threads than cores wait for each other most of the time.
+        self._containers[host] = self._start(
+            *where, *STRICT[1:], "--cpus=1", volume, self._image, "train"
+        )
 
     def tree(self, host: str) -> Path:
         return self._parent / host
