@@ -23,7 +23,7 @@ from textmodel.hardware import Choice, cpu_count, device, precision
 from textmodel.tokenizer import Tokenizer
 from train.checkpoints import Checkpoints
 from train.data import Dataset
-from train.errors import UserError
+from train.errors import Stopped, UserError
 from train.recipes.class_weights import class_weights
 from train.recipes.fitting import Fitting
 from train.recipes.loss import Loss
@@ -57,6 +57,8 @@ def fit(fitting: Fitting) -> Manifest:
         snapshots = _snapshots(fitting, scratch)
         trainer = _trainer(fitting, encoder, tokenize, limits.max_length, scratch, snapshots)
         _train(trainer, fitting, scratch, snapshots)
+        if not trainer.state.global_step:
+            raise Stopped(fitting.stop.requested)
         if fitting.world.leads:
             _load_best(trainer, fitting, snapshots)
             encoder.cpu().eval().save(fitting.directory)

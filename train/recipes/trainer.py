@@ -261,6 +261,7 @@ class Watch(TrainerCallback):
     ) -> None:
         if self._stopping():
             self.end(control)
+            control.should_save &= state.global_step > 0
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -22,7 +22,7 @@ from textmodel.hardware import Choice
 from textmodel.tokenizer import pad
 from train.checkpoints import Checkpoints
 from train.data import Dataset
-from train.errors import UserError
+from train.errors import Stopped, UserError
 from train.hyperparameters import parse
 from train.metrics import Metrics
 from train.profiler import Profiler
@@ -527,6 +527,17 @@ def test_minutes_make_checkpoints_too(tmp_path: Path, encoder: Path) -> None:
     attempt = Attempt(tmp_path, encoder, checkpoint_minutes="1e-9")
     attempt.run(validation=None)
     assert attempt.checkpoints == [STEPS - 1, STEPS]
+
+
+def test_stop_within_the_first_step_leaves_no_model(
+    tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = Attempt(tmp_path, encoder, gradient_accumulation_steps="4", checkpoint_steps="1")
+    hit(monkeypatch, 0, attempt)
+    with pytest.raises(Stopped, match="of a test"):
+        attempt.run()
+    assert not attempt.checkpoints
+    assert not (attempt.model / "model.safetensors").exists()
 
 
 def test_training_goes_on_without_checkpoints(attempt: Attempt) -> None:
