@@ -53,11 +53,8 @@ lint: setup ## ruff, mypy --strict, shellcheck, hadolint
 unit: setup ## the tests that need no Docker engine
 	$(bin)/pytest -m 'not container'
 
-# In three processes: after many models, a signal that a test sends to its own process crashes it.
 test: lint $(if $(engine),images sdks) ## lint and all tests; those with containers where there is an engine
-	$(bin)/pytest --ignore=tests/textmodel --ignore=tests/train
-	$(bin)/pytest tests/textmodel tests/train/recipes
-	$(bin)/pytest tests/train --ignore=tests/train/recipes
+	$(bin)/pytest
 
 bench-accuracy: images ## train and ask the images on the data sets in $(DATA)
 	$(bin)/python bench/accuracy.py $(DATA)

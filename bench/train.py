@@ -251,7 +251,7 @@ def train(channels: Path | Mapping[str, Path], hyperparameters: Mapping[str, str
         started = time.perf_counter()
         log = python("-m", "train", SAGEMAKER_BASE_DIR=name)
         seconds = time.perf_counter() - started
-        manifest = json.loads((tree / "model/manifest.json").read_text())
+        manifest = json.loads((tree / "model/optml.json").read_text())
     steps = re.findall(r"steps: (\d+) of \1 \(([\d.]+) a second", log)
     fit_s = float(steps[-1][0]) / float(steps[-1][1]) if steps else 0.0
     return {**manifest["metrics"], "seconds": seconds, "fit_s": fit_s}

@@ -15,7 +15,8 @@ from typing import Any
 __all__ = ["Artifact", "ArtifactError", "Manifest", "library_versions", "writing"]
 
 FORMAT_VERSION = 1
-_MANIFEST = "manifest.json"
+# Not manifest.json: multi-model-server takes a file of that name for a manifest of its own.
+_MANIFEST = "optml.json"
 _STAGING = ".partial"
 _LIBRARIES = (
     "numpy",
@@ -52,6 +53,8 @@ class Manifest:
     metrics: dict[str, float] = field(default_factory=dict)
     multi_label: bool = False
     """Whether each label has a probability of its own, because a text may have any number."""
+    pairs: bool = False
+    """Whether it was trained on pairs of texts."""
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every other file, by its path relative to the directory."""
     format_version: int = FORMAT_VERSION

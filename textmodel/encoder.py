@@ -26,10 +26,11 @@ from transformers import (
 
 from textmodel.artifact import ArtifactError
 from textmodel.bilstm import BiLSTM
+from textmodel.pooling import POOLINGS, Pooled, pool
 
 __all__ = [
     "BILSTM",
-    "POOLINGS",
+    "POOLED",
     "Encoder",
     "TextLimits",
     "export_openvino",
@@ -42,9 +43,10 @@ __all__ = [
 transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
-POOLINGS = ("mean", "cls", "max")
 BILSTM = "bilstm"
 """What a manifest has for pooling where a BiLSTM makes logits of token states."""
+POOLED = "pooled"
+"""The name of a linear head on pooled token states."""
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # These count positions from behind the id of the padding token.
@@ -71,7 +73,7 @@ class Encoder(torch.nn.Module):
         model: PreTrainedModel,
         pooling: str | None,
         normalize: bool = False,
-        head: BiLSTM | None = None,
+        head: BiLSTM | Pooled | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -92,7 +94,7 @@ class Encoder(torch.nn.Module):
         if self.head is not None:
             logits = self.head(states, mask)
             return logits
-        vectors = _pool(states, mask, self.pooling)
+        vectors = pool(states, mask, self.pooling)
         return torch.nn.functional.normalize(vectors) if self.normalize else vectors
 
     def body(self) -> list[torch.nn.Parameter]:
@@ -110,6 +112,10 @@ class Encoder(torch.nn.Module):
         if self.head is not None:
             self.head.save(directory)
 
+    def executed(self) -> Encoder:
+        """Return what a runtime executes: of a head on pooled token states, the pooling alone."""
+        return Encoder(self.model, self.pooling) if isinstance(self.head, Pooled) else self
+
 
 @dataclass(frozen=True)
 class TextLimits:
@@ -118,9 +124,13 @@ class TextLimits:
     max_length: int
     pooling: str
 
-    def cut(self, requested: int | None) -> TextLimits:
-        """Return these limits with a shorter text, if one is requested."""
-        return replace(self, max_length=min(requested or self.max_length, self.max_length))
+    def chosen(self, max_length: int | None, pooling: str) -> TextLimits:
+        """Return these limits with a shorter text and another pooling than `auto`, if requested."""
+        return replace(
+            self,
+            max_length=min(max_length or self.max_length, self.max_length),
+            pooling=self.pooling if pooling == "auto" else pooling,
+        )
 
 
 def load_encoder(directory: Path, pooling: str | None, normalize: bool = False) -> Encoder:
@@ -138,9 +148,13 @@ def load_encoder(directory: Path, pooling: str | None, normalize: bool = False) 
 
 
 def load_for_finetuning(
-    directory: Path, labels: Sequence[str], head: str = "linear", multi_label: bool = False
+    directory: Path,
+    labels: Sequence[str],
+    head: str = "linear",
+    multi_label: bool = False,
+    pooling: str = "mean",
 ) -> Encoder:
-    """Load an encoder with a classification head for `labels`.
+    """Load an encoder with a classification head for `labels`; `pooling` is that of POOLED.
 
     The head is new, but for a linear one of as many labels that the directory has already.
 
@@ -154,9 +168,12 @@ def load_for_finetuning(
         # What plain transformers chooses between softmax and sigmoid by.
         "problem_type": f"{'multi' if multi_label else 'single'}_label_classification",
     }
-    if head == BILSTM:
+    if head in (BILSTM, POOLED):
         model = _load(AutoModel, directory, **options)
-        return Encoder(model, BILSTM, head=BiLSTM(model.config.hidden_size, len(labels)))
+        hidden = model.config.hidden_size
+        if head == BILSTM:
+            return Encoder(model, BILSTM, head=BiLSTM(hidden, len(labels)))
+        return Encoder(model, pooling, head=Pooled(pooling, hidden, len(labels)))
     model = _load(
         AutoModelForSequenceClassification,
         directory,
@@ -246,16 +263,6 @@ def _explained(directory: Path) -> Iterator[None]:
             f"{directory} cannot be loaded as an encoder: {error}. It must hold config.json, "
             "model.safetensors and the tokenizer of a BERT-family model."
         ) from error
-
-
-def _pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """(batch, tokens, hidden) to (batch, hidden), blind to padding."""
-    if pooling == "cls":
-        return states[:, 0]
-    weights = mask.unsqueeze(-1).to(states.dtype)  # (batch, tokens, 1)
-    if pooling == "max":
-        return states.masked_fill(weights == 0, float("-inf")).amax(dim=1)
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

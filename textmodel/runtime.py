@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from textmodel.artifact import Artifact, ArtifactError
 from textmodel.hardware import Choice, cpu_count, device, precision
 from textmodel.tokenizer import Tokens, pad
 
-__all__ = ["OPENVINO_FILES", "RUNTIMES", "Runtime", "load_runtime"]
+__all__ = ["OPENVINO_FILES", "RUNTIMES", "Runtime", "load_runtime", "openvino_core"]
 
 OPENVINO_FILES = ("openvino/encoder.xml", "openvino/encoder.bin")
 
@@ -40,11 +41,9 @@ class OpenVINORuntime:
     bulk_batch_size = 32
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
-        import openvino
-
         xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
         self.streams = cpu_count().value
-        compiled = openvino.Core().compile_model(
+        compiled = openvino_core().compile_model(
             xml,
             "CPU",
             {
@@ -70,6 +69,18 @@ class OpenVINORuntime:
             self._requests.put(request)
 
 
+@cache
+def openvino_core() -> Any:
+    """Return the one `openvino.Core` of this process.
+
+    Each Core gives the thread that makes it an alternate signal stack and unmaps that in the end.
+    Where two of them come and go in another order than they nest, the next signal is a crash.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class TorchRuntime:
     """The Hugging Face weights of the directory, on one GPU (or, slowly, on the CPU)."""
 
@@ -83,7 +94,9 @@ class TorchRuntime:
         from textmodel.encoder import load_encoder
 
         manifest = artifact.manifest
-        artifact.file("model.safetensors")
+        for name in manifest.files:
+            if name.endswith(".safetensors"):
+                artifact.file(name)
         self._torch = torch
         self._device = device
         self._pad_id = pad_id

@@ -38,6 +38,11 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.texts)
 
+    @property
+    def pairs(self) -> bool:
+        """Whether the texts are pairs; all of them are, or none."""
+        return len(self) > 0 and isinstance(self.texts[0], tuple)
+
     def label_counts(self) -> Counter[str]:
         return Counter(label for labels in self.labels for label in labels)
 

@@ -74,7 +74,7 @@ class Evaluation:
 
     def _header(self) -> list[str]:
         data = [measured.data for measured in self.splits.values()]
-        pairs = any(isinstance(text, tuple) for one in data for text in one.texts[:1])
+        pairs = any(one.pairs for one in data)
         multi_label = any(one.multi_label for one in data)
         texts = ["text", "text_pair"] if pairs else ["text"]
         return ["split", *texts, "label", "prediction", "scores" if multi_label else "score"]

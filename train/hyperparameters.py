@@ -113,9 +113,8 @@ class Hyperparameters(BaseModel):
     # Embeddings.
     pooling: Literal["auto", "mean", "cls", "max"] = _option(
         "auto",
-        "how token states become one vector; auto: as the encoder declares, else mean",
-        "forest",
-        "logistic",
+        "how token states become one vector, if the head wants one; auto: as the encoder declares, "
+        "else mean",
     )
     normalize: bool = _option(True, "scale embeddings to length 1", "forest", "logistic")
 
@@ -135,9 +134,10 @@ class Hyperparameters(BaseModel):
     max_iter: int = _option(1000, "iterations of the solver at most", "logistic", ge=1)
 
     # Fine-tuning, in the terms of Hugging Face's Trainer.
-    head: Literal["linear", "bilstm"] = _option(
+    head: Literal["linear", "pooled", "bilstm"] = _option(
         "linear",
-        "what makes logits: the encoder's own linear head, or a BiLSTM over its token states",
+        "what makes logits: the encoder's own linear head, one on pooled token states, or a BiLSTM "
+        "over them",
         "finetune",
     )
     freeze_encoder: bool = _option(False, "train the head alone", "finetune")
@@ -149,10 +149,11 @@ class Hyperparameters(BaseModel):
         1, "batches whose gradients add up to one step", "finetune", ge=1
     )
     learning_rate: float = _option(5e-5, "the highest of the schedule", "finetune", gt=0, lt=1)
-    # A BiLSTM starts from nothing, and a head on a frozen encoder has all the learning to do.
+    # Heads but the own start from nothing, and one on a frozen encoder has all the learning to do.
     head_learning_rate: float | None = _option(
         None,
-        "the head's own; if not set 0.001 for a BiLSTM or a frozen encoder, else learning_rate",
+        "the head's own; if not set, learning_rate for a linear head, and 0.001 for others or on a "
+        "frozen encoder",
         "finetune",
         gt=0,
         lt=1,

@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,10 @@ def main() -> int:
     stop = Stop()
     try:
         stop.listen()  # before the slow imports: a stop while they run must not be lost
-        run(job, stop, World.join())
+        world = World.join()
+        run(job, stop, world)
+        with suppress(Stopped):  # this process's part is done
+            world.wait_for_leader()
     except (Exception, Stopped) as error:
         stop.ignore()
         # Some libraries turn what a signal raised into an error of their own.

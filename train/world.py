@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -97,6 +98,17 @@ class World:
         _wait(lambda: distributed.broadcast_object_list(values))
         return values[0]
 
+    def wait_for_leader(self) -> None:
+        """Return once the leader's process has ended, which has the last things to do.
+
+        Local modes end all containers of a job as soon as one has ended.
+        """
+        if self.leads or self.size == 1:
+            return
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        _wait_until(lambda: not _answers(host, port), "the first process to finish", math.inf)
+        time.sleep(1)  # its container ends a little later
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in at least one of the processes."""
         if self.size == 1:
@@ -156,13 +168,14 @@ def _answers(host: str, port: int) -> bool:
     return True
 
 
-def _wait_until(there: Callable[[], bool], what: str) -> None:
+def _wait_until(there: Callable[[], bool], what: str, patience: float | None = None) -> None:
+    patience = PATIENCE if patience is None else patience
     started = told = time.monotonic()
     while not there():
         now = time.monotonic()
-        if now - started > PATIENCE:
+        if now - started > patience:
             raise PeerLost(
-                f"{what} did not start within {PATIENCE / 60:.0f} minutes; the log and the "
+                f"{what} did not start within {patience / 60:.0f} minutes; the log and the "
                 "failure of the other hosts tell why"
             )
         if now - told > INTERVAL:

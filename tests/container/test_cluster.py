@@ -88,7 +88,7 @@ def test_two_hosts_train_one_model_though_one_starts_later(hosts: Hosts, recipe:
     hosts.start("algo-2", MESSAGES, **settings)
     for host in ("algo-1", "algo-2"):
         assert hosts.wait(host) == 0, hosts.log(host)
-    assert (hosts.tree("algo-1") / "model/manifest.json").exists()
+    assert (hosts.tree("algo-1") / "model/optml.json").exists()
     assert (hosts.tree("algo-1") / "output/data/evaluation.json").exists()
     assert list((hosts.tree("algo-2") / "model").iterdir()) == []
     assert list((hosts.tree("algo-2") / "output/data").iterdir()) == []
@@ -110,4 +110,4 @@ def test_host_that_is_killed_ends_the_other_with_the_reason(
     assert hosts.wait(other) == 1, hosts.log(other)
     failure = (hosts.tree(other) / "output/failure").read_text(encoding="utf-8")
     assert failure.startswith("another process of this job has ended or cannot be reached")
-    assert not (hosts.tree("algo-1") / "model/manifest.json").exists()
+    assert not (hosts.tree("algo-1") / "model/optml.json").exists()

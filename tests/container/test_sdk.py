@@ -169,7 +169,7 @@ def test_sdk_2_runs_a_script_and_trains_deploys_and_asks_a_recipe(
         "SM_HPS": '{"epochs":3,"flag":true,"name":"a b"}',
         "SM_CHANNEL_TRAIN": "/opt/ml/input/data/train",
     }
-    assert read(directory / "recipe/model.tar.gz", "manifest.json")["recipe"] == "forest"
+    assert read(directory / "recipe/model.tar.gz", "optml.json")["recipe"] == "forest"
 
 
 def test_sdk_3_runs_a_script_and_trains_a_recipe(
@@ -180,4 +180,4 @@ def test_sdk_3_runs_a_script_and_trains_a_recipe(
     assert told["helper"] == 7
     assert json.loads(told["SM_HPS"]) == {"epochs": 3, "name": "a b", "flag": True}
     recipe = directory / "recipe/compressed_artifacts/model.tar.gz"
-    assert read(recipe, "manifest.json")["recipe"] == "forest"
+    assert read(recipe, "optml.json")["recipe"] == "forest"

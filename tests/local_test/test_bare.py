@@ -61,7 +61,7 @@ def port(run: Run, archive: Path) -> Iterator[str]:
 
 def test_model_is_at_the_root_of_the_archive(archive: Path) -> None:
     with tarfile.open(archive) as members:
-        assert {"manifest.json", "head"} <= set(members.getnames())
+        assert {"optml.json", "head"} <= set(members.getnames())
 
 
 def test_sample_messages_are_told_apart(run: Run, port: str) -> None:

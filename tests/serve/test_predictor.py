@@ -109,7 +109,7 @@ def test_pair_is_read_as_a_pair(client: FlaskClient, classifier: TextClassifier)
 
 def test_evaluation_is_the_multi_label_one(model: Path) -> None:
     report = json.loads((model / "output/data/evaluation.json").read_text())["validation"]
-    manifest = json.loads((model / "model/manifest.json").read_text())
+    manifest = json.loads((model / "model/optml.json").read_text())
     assert manifest["multi_label"]
     assert set(report["counts_per_label"]) == {"disaster", "long"}
     assert manifest["metrics"]["validation_micro_f1"] == report["micro_f1"] > 0.5

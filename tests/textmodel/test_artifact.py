@@ -35,7 +35,7 @@ def artifact(tmp_path: Path) -> Artifact:
 
 
 def edit(artifact: Artifact, **changes: Any) -> None:
-    path = artifact.directory / "manifest.json"
+    path = artifact.directory / "optml.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -47,7 +47,7 @@ def fill(directory: Path, *names: str) -> None:
 
 def fill_until(interruption: type[BaseException], directory: Path) -> None:
     with writing(directory) as staging:
-        fill(staging, "manifest.json", "head/weights")
+        fill(staging, "optml.json", "head/weights")
         raise interruption
 
 
@@ -62,8 +62,8 @@ def test_manifest_lists_every_other_file(artifact: Artifact) -> None:
 
 
 def test_manifest_in_a_subdirectory_is_a_file_like_any(artifact: Artifact) -> None:
-    fill(artifact.directory, "code/manifest.json")
-    assert "code/manifest.json" in artifact.seal().manifest.files
+    fill(artifact.directory, "code/optml.json")
+    assert "code/optml.json" in artifact.seal().manifest.files
 
 
 def test_file_that_is_as_written_is_given(artifact: Artifact) -> None:
@@ -89,7 +89,7 @@ def test_file_that_the_manifest_does_not_know_is_refused(artifact: Artifact) -> 
 
 
 def test_directory_without_manifest_says_what_it_holds(tmp_path: Path) -> None:
-    fill(tmp_path, "model/manifest.json")
+    fill(tmp_path, "model/optml.json")
     with pytest.raises(ArtifactError, match=r"holds no model.*found: model.*root of the archive"):
         Artifact.open(tmp_path)
 
@@ -101,7 +101,7 @@ def test_directory_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", "\x00", '"text"', "[1]"])
 def test_manifest_that_is_no_json_object_is_refused(artifact: Artifact, text: str) -> None:
-    (artifact.directory / "manifest.json").write_text(text)
+    (artifact.directory / "optml.json").write_text(text)
     with pytest.raises(
         ArtifactError, match=r"manifest\.json (cannot be read|is not a JSON object)"
     ):
@@ -116,7 +116,7 @@ def test_other_format_version_is_refused_with_both_numbers(artifact: Artifact, f
 
 
 def test_manifest_without_a_needed_value_is_refused_with_its_name(artifact: Artifact) -> None:
-    path = artifact.directory / "manifest.json"
+    path = artifact.directory / "optml.json"
     values = json.loads(path.read_text())
     del values["labels"]
     path.write_text(json.dumps(values))
@@ -130,10 +130,10 @@ def test_value_that_a_later_version_adds_is_ignored(artifact: Artifact) -> None:
 
 
 def test_writing_replaces_everything_that_was_there(tmp_path: Path) -> None:
-    fill(tmp_path, "manifest.json", "head/old", "old", "deep/er/old")
+    fill(tmp_path, "optml.json", "head/old", "old", "deep/er/old")
     with writing(tmp_path) as staging:
-        fill(staging, "manifest.json", "head/new")
-    assert files_of(tmp_path) == {"manifest.json", "head", "head/new"}
+        fill(staging, "optml.json", "head/new")
+    assert files_of(tmp_path) == {"optml.json", "head", "head/new"}
 
 
 @pytest.mark.parametrize("interruption", [ValueError, KeyboardInterrupt, SystemExit])
@@ -156,8 +156,8 @@ def test_writing_starts_empty_after_an_attempt_that_was_killed(tmp_path: Path) -
 
 def test_writing_makes_the_directory(tmp_path: Path) -> None:
     with writing(tmp_path / "ml/model") as staging:
-        fill(staging, "manifest.json")
-    assert files_of(tmp_path / "ml/model") == {"manifest.json"}
+        fill(staging, "optml.json")
+    assert files_of(tmp_path / "ml/model") == {"optml.json"}
 
 
 def test_written_files_are_readable_by_every_user(tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_directory_on_another_file_system_is_written_in_place(tmp_path: Path) ->
     (tmp_path / "model").symlink_to(mounted)
     try:
         with writing(tmp_path / "model") as staging:
-            fill(staging, "manifest.json")
-        assert files_of(mounted) == {"manifest.json"}
+            fill(staging, "optml.json")
+        assert files_of(mounted) == {"optml.json"}
     finally:
         shutil.rmtree(mounted)
 

@@ -15,7 +15,6 @@ from textmodel.artifact import Artifact, ArtifactError, Manifest
 from textmodel.bilstm import BILSTM_FILE, BiLSTM
 from textmodel.classifier import load_parts
 from textmodel.encoder import (
-    POOLINGS,
     Encoder,
     TextLimits,
     export_openvino,
@@ -24,6 +23,7 @@ from textmodel.encoder import (
     load_tokenizer,
     text_limits,
 )
+from textmodel.pooling import POOLINGS
 
 TEXTS = ["a fire", "the river is on fire and has burst its banks " * 12, "x"]
 
@@ -206,7 +206,7 @@ def test_declared_length_never_exceeds_the_positions(encoder: Path) -> None:
 
 @pytest.mark.parametrize(("requested", "length"), [(None, 128), (64, 64), (4096, 128)])
 def test_requested_length_can_only_cut(requested: int | None, length: int) -> None:
-    assert TextLimits(128, "mean").cut(requested).max_length == length
+    assert TextLimits(128, "mean").chosen(requested, "auto").max_length == length
 
 
 def test_finetuning_starts_from_a_model_with_other_labels(finetuned_model: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +72,24 @@ def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[
     for _ in range(4):  # more often than there are streams
         execute(tokens[1:2])
     assert (first == copy).all()
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from textmodel.classifier import load_classifier
+signal.signal(signal.SIGTERM, lambda *_: print("handled"))
+first, second = (load_classifier(Path(sys.argv[1]), runtime="openvino") for _ in range(2))
+del first
+del second
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signal_after_models_came_and_went_is_handled(logistic_model: Path) -> None:
+    command = [sys.executable, "-c", SIGNALLED, str(logistic_model / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 def test_choices_are_told_with_their_reasons(artifact: Artifact) -> None:

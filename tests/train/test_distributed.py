@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -44,6 +45,26 @@ def test_two_hosts_make_the_model_that_one_makes_and_the_leader_writes_it(
     assert second.model == {}
     assert not second.kept
     assert not (second.root / "output/data").exists()
+
+
+def test_the_leader_is_the_first_to_end(tmp_path: Path, tiny_encoder: Path) -> None:
+    _, first, second = alone_and_two(tmp_path, tiny_encoder, "logistic")
+    port = free_port()
+    leader, other = first.start(0, 2, port), second.start(1, 2, port)
+    ended: list[str] = []
+
+    def note(name: str, process: subprocess.Popen[str]) -> None:
+        code, log = finish(process)
+        ended.append(name)
+        assert code == 0, log
+
+    waits = [threading.Thread(target=note, args=pair)
+             for pair in (("other", other), ("leader", leader))]  # fmt: skip
+    for wait in waits:
+        wait.start()
+    for wait in waits:
+        wait.join()
+    assert ended == ["leader", "other"]
 
 
 @pytest.mark.parametrize("lost", [0, 1])

@@ -52,7 +52,7 @@ def test_metrics_agree_in_manifest_report_and_log(
 ) -> None:
     root: Path = request.getfixturevalue(tree)
     accuracy = json.loads((root / "output/data/evaluation.json").read_text())["test"]["accuracy"]
-    manifest = json.loads((root / "model/manifest.json").read_text())
+    manifest = json.loads((root / "model/optml.json").read_text())
     pattern = METRIC_REGEX.format(name="test_accuracy")
     (logged,) = re.findall(pattern, (root / "log").read_text())
     assert manifest["metrics"]["test_accuracy"] == accuracy

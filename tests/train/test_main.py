@@ -64,7 +64,7 @@ def stopped(root: Path, when: str, times: int = 1) -> tuple[int, str]:
 
 
 def test_finished_job_leaves_a_model_its_report_and_no_failure(forest_model: Path) -> None:
-    assert {"manifest.json", "config.json", "head", "openvino"} <= files_of(forest_model / "model")
+    assert {"optml.json", "config.json", "head", "openvino"} <= files_of(forest_model / "model")
     assert files_of(forest_model / "output/data") == {
         "evaluation.json", "predictions.csv", "profile.csv", "report.html",
     }  # fmt: skip
@@ -258,11 +258,11 @@ def test_stop_while_embedding_leaves_nothing(
 def test_stop_during_the_forest_keeps_the_old_model(tmp_path: Path, tiny_encoder: Path) -> None:
     root = job(tmp_path / "ml", tiny_encoder, rows=2000, recipe="forest", n_estimators="10000")
     (root / "model").mkdir()
-    (root / "model/manifest.json").write_text("old")
+    (root / "model/optml.json").write_text("old")
     code, log = stopped(root, "embedding: 2000 of 2000")
     assert code == 143, log
-    assert files_of(root / "model") == {"manifest.json"}
-    assert (root / "model/manifest.json").read_text() == "old"
+    assert files_of(root / "model") == {"optml.json"}
+    assert (root / "model/optml.json").read_text() == "old"
 
 
 def test_stop_during_fine_tuning_keeps_the_model_so_far(tmp_path: Path, tiny_encoder: Path) -> None:

@@ -260,7 +260,7 @@ def test_job_whose_weights_are_nan_has_no_model(
     save_file(tensors, encoder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="NaN or infinite"):
         finetune(tmp_path / "ml", encoder, recipe=recipe, rules=rules)
-    assert not (tmp_path / "ml/model/manifest.json").exists()
+    assert not (tmp_path / "ml/model/optml.json").exists()
     assert not list((tmp_path / "ml/checkpoints").glob("*/step-*"))
 
 

@@ -45,21 +45,21 @@ def embed(fitting: Fitting, head: str) -> tuple[Array | None, Manifest]:
     """
     settings = fitting.settings
     tokenize, limits = write_tokenizer(fitting)
-    pooling = limits.pooling if settings.pooling == "auto" else settings.pooling
-    _write_encoder(fitting, pooling)
+    _write_encoder(fitting, limits.pooling)
     (fitting.directory / "head").mkdir()
     manifest = Manifest(
         task="text-classification",
         recipe=settings.recipe,
         labels=fitting.labels,
         max_length=limits.max_length,
-        pooling=pooling,
+        pooling=limits.pooling,
         normalize=settings.normalize,
         head=head,
         runtimes=("openvino", "torch"),
         base_model=settings.model_name,
         versions=library_versions(),
         multi_label=fitting.train.multi_label,
+        pairs=fitting.train.pairs,
     )
     _, runtime, choices = load_parts(Artifact(fitting.directory, manifest).seal())
     for choice in choices:

@@ -18,7 +18,7 @@ from safetensors.torch import load_model
 from transformers import TrainingArguments, set_seed
 
 from textmodel.artifact import Manifest, library_versions
-from textmodel.encoder import BILSTM, Encoder, export_openvino, load_for_finetuning
+from textmodel.encoder import POOLED, Encoder, export_openvino, load_for_finetuning
 from textmodel.hardware import Choice, cpu_count, device, precision
 from textmodel.tokenizer import Tokenizer
 from train.checkpoints import Checkpoints
@@ -47,7 +47,11 @@ def fit(fitting: Fitting) -> Manifest:
     set_seed(settings.seed)
     tokenize, limits = write_tokenizer(fitting)
     encoder = load_for_finetuning(
-        fitting.encoder, fitting.labels, settings.head, fitting.train.multi_label
+        fitting.encoder,
+        fitting.labels,
+        settings.head,
+        fitting.train.multi_label,
+        limits.pooling,
     )
     if settings.freeze_encoder:
         for parameter in encoder.body():
@@ -62,7 +66,7 @@ def fit(fitting: Fitting) -> Manifest:
         if fitting.world.leads:
             _load_best(trainer, fitting, snapshots)
             encoder.cpu().eval().save(fitting.directory)
-            export_openvino(encoder, fitting.directory)
+            export_openvino(encoder.executed(), fitting.directory)
     return Manifest(
         task="text-classification",
         recipe=settings.recipe,
@@ -70,11 +74,12 @@ def fit(fitting: Fitting) -> Manifest:
         max_length=limits.max_length,
         pooling=encoder.pooling,
         normalize=False,
-        head="logits",
+        head="linear" if settings.head == POOLED else "logits",
         runtimes=("openvino", "torch"),
         base_model=settings.model_name,
         versions=library_versions(),
         multi_label=fitting.train.multi_label,
+        pairs=fitting.train.pairs,
     )
 
 
@@ -199,7 +204,7 @@ def _head_learning_rate(fitting: Fitting) -> float:
     settings = fitting.settings
     if settings.head_learning_rate is not None:
         return settings.head_learning_rate
-    new = settings.head == BILSTM or settings.freeze_encoder
+    new = settings.head != "linear" or settings.freeze_encoder
     return NEW_HEAD_RATE if new else settings.learning_rate
 
 

@@ -20,7 +20,9 @@ def write_tokenizer(fitting: Fitting) -> tuple[Tokenizer, TextLimits]:
         The tokenizer, and the encoder's limits with the length that texts are cut to.
     """
     tokenizer = load_tokenizer(fitting.encoder)
-    limits = text_limits(fitting.encoder, tokenizer).cut(fitting.settings.max_length)
+    limits = text_limits(fitting.encoder, tokenizer).chosen(
+        fitting.settings.max_length, fitting.settings.pooling
+    )
     tokenizer.model_max_length = limits.max_length  # for other tools that load it
     tokenizer.save_pretrained(fitting.directory)
     written = Tokenizer(

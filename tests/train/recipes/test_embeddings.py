@@ -118,7 +118,7 @@ def test_interrupted_job_ends_with_the_model_of_an_uninterrupted_one(
         process.send_signal(how)
         assert finish(process)[0] == code
         assert number <= len(interrupted.kept) < windows
-        assert "manifest.json" not in interrupted.model
+        assert "optml.json" not in interrupted.model
     code, log = finish(interrupted.start())
     assert code == 0, log
     assert f" of {windows}{EMBEDDED_BEFORE}" in log

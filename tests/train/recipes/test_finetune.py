@@ -162,7 +162,7 @@ INTERRUPTED = {"eval_steps": "4", "checkpoint_steps": "3", "learning_rate": "1e-
 # Options.
 
 
-@pytest.mark.parametrize("head", ["linear", "bilstm"])
+@pytest.mark.parametrize("head", ["linear", "pooled", "bilstm"])
 def test_frozen_encoder_stays_and_its_head_learns(head: str, tmp_path: Path, encoder: Path) -> None:
     after = Attempt(tmp_path, encoder, freeze_encoder="true", head=head).run()
     before = load_file(encoder / "model.safetensors")
@@ -173,12 +173,15 @@ def test_frozen_encoder_stays_and_its_head_learns(head: str, tmp_path: Path, enc
         assert not np.array_equal(after["bert.pooler.dense.weight"], before["pooler.dense.weight"])
 
 
+@pytest.mark.parametrize("head", ["pooled", "bilstm"])
 @pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
-def test_bilstm_is_answered_by_the_model_directory(family: str, tmp_path: Path) -> None:
+def test_head_of_its_own_is_answered_by_the_model_directory(
+    family: str, head: str, tmp_path: Path
+) -> None:
     source = make_encoder(tmp_path / "encoder", family)
-    attempt = Attempt(tmp_path, source, head="bilstm", epochs="1")
+    attempt = Attempt(tmp_path, source, head=head, epochs="1")
     attempt.run(validation=None)
-    assert attempt.artifact.manifest.pooling == "bilstm"
+    assert attempt.artifact.manifest.pooling == {"pooled": "mean", "bilstm": "bilstm"}[head]
     classifier = load_classifier(attempt.model, precision="fp32")
     together = classifier.predict(TRAIN.texts)
     alone = np.concatenate([classifier.predict([text]) for text in TRAIN.texts])
@@ -186,8 +189,9 @@ def test_bilstm_is_answered_by_the_model_directory(family: str, tmp_path: Path) 
     assert classifier.predict(["a", "b"]).shape == (2, 2)
 
 
-def test_bilstm_learns_its_training_rows(tmp_path: Path, encoder: Path) -> None:
-    attempt = Attempt(tmp_path, encoder, head="bilstm", epochs="40", learning_rate="1e-3")
+@pytest.mark.parametrize("head", ["pooled", "bilstm"])
+def test_head_of_its_own_learns_its_training_rows(head: str, tmp_path: Path, encoder: Path) -> None:
+    attempt = Attempt(tmp_path, encoder, head=head, epochs="40", learning_rate="1e-3")
     attempt.run(validation=None)
     classifier = load_classifier(attempt.model)
     answers = [(classifier.labels[i],) for i in classifier.predict(TRAIN.texts).argmax(1)]

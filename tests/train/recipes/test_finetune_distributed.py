@@ -98,7 +98,7 @@ def test_two_processes_make_the_model_of_one_even_if_they_are_stopped(
         codes, logs = ends(processes)
     assert codes == [0, 0], begun + "\n".join(logs)
     assert "stopped" in logs[0], begun + "\n".join(logs)
-    assert (hosts[0] / "model/manifest.json").exists()
+    assert (hosts[0] / "model/optml.json").exists()
     with running(hosts) as processes:
         codes, logs = ends(processes)
     assert codes == [0, 0], "\n".join(logs)

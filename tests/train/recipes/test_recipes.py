@@ -134,7 +134,7 @@ def test_model_holds_no_pickle_and_nothing_unlisted(
 ) -> None:
     model: Path = request.getfixturevalue(tree) / "model"
     files = {path for path in files_of(model) if (model / path).is_file()}
-    assert files - {"manifest.json"} == Artifact.open(model).manifest.files.keys()
+    assert files - {"optml.json"} == Artifact.open(model).manifest.files.keys()
     assert {Path(path).suffix for path in files} <= {
         ".json", ".safetensors", ".treelite", ".xml", ".bin",
     }  # fmt: skip
