@@ -11,11 +11,12 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wsgi import wrap_file
 
 from serve import metrics
-from serve.errors import NotReady, RequestError, TooLarge, body
+from serve.body import Body
+from serve.errors import NotReady, RequestError, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.settings import Settings
 from serve.worker import closed
@@ -34,7 +35,6 @@ ROUTES = "GET /ping, POST /invocations, GET /execution-parameters, GET /metrics"
 def create_app(model: Servable, settings: Settings) -> Flask:
     """Return the WSGI application around a model, which may still be loading."""
     app = Flask("serve")
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
 
     @app.route("/ping", methods=["GET", "POST"])
     def ping() -> Response:
@@ -44,7 +44,7 @@ def create_app(model: Servable, settings: Settings) -> Flask:
 
     @app.post("/invocations")
     def invocations() -> Response:
-        return _response(model.invoke(_invocation(), g.clock))
+        return _response(model.invoke(_invocation(settings), g.clock))
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -76,20 +76,14 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     def refused(error: RequestError) -> Response:
         return _error(error.status, error.code, str(error), error.retry_after)
 
-    @app.errorhandler(RequestEntityTooLarge)
-    def too_large(error: RequestEntityTooLarge) -> Response:
-        return refused(
-            TooLarge(
-                f"the body is larger than {settings.max_body / 2**20:g} MB; send fewer texts at "
-                "once, or raise SAGEMAKER_MAX_PAYLOAD_IN_MB"
-            )
-        )
-
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:
         status = error.code or 500
         message = f"{error.name}: {request.method} {request.path}; there are {ROUTES}"
-        return _error(status, error.name.lower().replace(" ", "_"), message)
+        response = _error(status, error.name.lower().replace(" ", "_"), message)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
@@ -102,8 +96,8 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     return app
 
 
-def _invocation() -> Invocation:
-    body = io.BufferedReader(cast(io.RawIOBase, request.stream), 65536)
+def _invocation(settings: Settings) -> Invocation:
+    body = io.BufferedReader(Body(request.environ, settings.max_body), 65536)
     accept = request.headers.get("Accept", "")
     return Invocation(body, request.content_type, accept, dict(request.headers))
 

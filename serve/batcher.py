@@ -131,7 +131,7 @@ class Batcher(Generic[Result]):
         self._window: list[_Item[Result]] = []  # the oldest of all that wait, oldest first
         self._bulk: dict[object, deque[list[_Item[Result]]]] = {}  # batches of each large request
         self._turns = 0
-        self._tokens = 0
+        self._tokens = self._small_tokens = 0
         self._rate = 0.0  # tokens a second of one stream, lately
         self._closed = False
         self._changed = threading.Condition()
@@ -150,14 +150,19 @@ class Batcher(Generic[Result]):
         """
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
         with self._changed:
-            self._admit(sum(item.length for item in items), job.deadline)
+            tokens = sum(item.length for item in items)
+            self._admit(tokens, self._small_tokens, job.deadline)
+            self._small_tokens += tokens
             self._waiting.extend(items)
             self._changed.notify(min(len(items), self._streams))
 
-    def submit_bulk(self, job: Job[Result], batch_size: int, owner: object = None) -> None:
+    def submit_bulk(
+        self, job: Job[Result], batch_size: int, owner: object = None, begun: bool = False
+    ) -> None:
         """Queue a part of a large request, in batches of like lengths.
 
         The parts of one `owner` are executed one after the other, those of several in turns.
+        Where parts of it were answered already, it has `begun`, and is not refused for what waits.
 
         Raises:
             Overloaded: as `submit`.
@@ -166,7 +171,8 @@ class Batcher(Generic[Result]):
         items.sort(key=lambda item: -item.length)
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         with self._changed:
-            self._admit(sum(item.length for item in items), job.deadline)
+            tokens = sum(item.length for item in items)
+            self._admit(tokens, self._tokens, job.deadline, begun)
             self._bulk.setdefault(job if owner is None else owner, deque()).extend(batches)
             self._changed.notify(min(len(batches), self._streams))
 
@@ -180,15 +186,15 @@ class Batcher(Generic[Result]):
         for item in left:
             item.job.fail(NotReady("the model is being unloaded"))
 
-    def _admit(self, tokens: int, deadline: float) -> None:
+    def _admit(self, tokens: int, ahead: int, deadline: float, begun: bool = False) -> None:
         if self._closed:
             raise NotReady("the model is being unloaded")
         rate = self._rate * self._streams
-        wait = self._tokens / rate if rate else 0.0
-        late = self._tokens and wait > deadline - time.monotonic()
-        if late or (self._tokens and self._tokens + tokens > self._max_tokens):
+        wait = ahead / rate if rate else 0.0
+        late = ahead and wait > deadline - time.monotonic()
+        if late or (ahead and not begun and ahead + tokens > self._max_tokens):
             raise Overloaded(
-                f"{self._tokens} tokens wait for the model already, about {wait:.0f} s of work; "
+                f"{ahead} tokens wait for the model already, about {wait:.0f} s of work; "
                 "send less at a time, try again later, or add instances",
                 retry_after=max(1.0, math.ceil(wait / 2)),
             )
@@ -212,8 +218,7 @@ class Batcher(Generic[Result]):
         started = time.monotonic()
         try:
             results = self._run([item.job.tokens[item.place] for item in batch])
-            for item, result in zip(batch, results, strict=True):
-                self._deliver(item, result)
+            pairs = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].job.fail(error)
@@ -225,6 +230,8 @@ class Batcher(Generic[Result]):
                     self._execute([item])
             return
         seconds = time.monotonic() - started
+        for item, result in pairs:
+            self._deliver(item, result)
         lengths = [item.length for item in batch]
         done = Executed(len(batch), sum(lengths), len(batch) * max(lengths), seconds)
         rate = done.tokens / max(seconds, 1e-6)
@@ -265,6 +272,7 @@ class Batcher(Generic[Result]):
             else:
                 self._turns += 1
                 batch = self._take_alike()
+                self._small_tokens -= sum(item.length for item in batch)
             self._tokens -= sum(item.length for item in batch)
             return batch
 

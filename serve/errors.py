@@ -11,6 +11,7 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "RequestError",
+    "Stalled",
     "TooLarge",
     "TooLate",
     "UnsupportedMediaType",
@@ -50,6 +51,13 @@ class TooLarge(RequestError):
 
     status = 413
     code = "too_large"
+
+
+class Stalled(RequestError):
+    """The client does not send the rest of its body."""
+
+    status = 408
+    code = "stalled"
 
 
 class NotReady(RequestError):

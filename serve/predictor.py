@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
 from serve.tasks import TASKS, Failure, Several, Task
+from textmodel.artifact import ArtifactError
 from textmodel.classifier import TextClassifier, load_classifier
 from textmodel.tokenizer import Tokens
 
@@ -38,6 +39,7 @@ PATIENCE = 0.5
 """Seconds between two looks whether the client still waits."""
 
 Result = tuple[NDArray[np.float32], NDArray[np.float32]]
+Run = Callable[[Sequence[Tokens]], list[Result]]
 
 
 @dataclass
@@ -83,14 +85,18 @@ class Predictor:
             directory, runtime=settings.runtime, precision=settings.precision
         )
         proof = classifier.tokenize(["a first text, so that no client pays for the first run"])
-        classifier.execute(proof)
+        run = _finite(classifier.execute)
+        try:
+            run(proof)
+        except ArithmeticError as error:
+            raise ArtifactError(f"the model is of no use: {error}") from error
         for choice in classifier.choices:
             log.info("%s", choice)
         runtime = classifier.runtime
         self._classifier = classifier
         self._task = TASKS[classifier.manifest.task](classifier)
         self._batcher = Batcher(
-            classifier.execute,
+            run,
             streams=runtime.streams,
             batch_size=runtime.batch_size,
             batch_tokens=runtime.batch_tokens,
@@ -120,23 +126,29 @@ class Predictor:
         if fault := self.fault:
             raise NotReady(fault)
         windows = self._windows(iter(records), clock)
-        window = next(windows, None)
-        while window is not None:
-            following = next(windows, None)  # is tokenised while this one is executed
-            yield from self._answers(window, clock)
-            window = following
+        window = following = None
+        try:
+            window = next(windows, None)
+            while window is not None:
+                following = next(windows, None)  # is tokenised while this one is executed
+                yield from self._answers(window, clock)
+                window = following
+        finally:
+            for left in (window, following):
+                if left is not None:  # nobody waits for it any more
+                    left.job.cancelled = True
 
     def _windows(self, records: Iterator[Record | RequestError], clock: Clock) -> Iterator[_Window]:
         """Check, tokenise and submit records, as many at a time as are sorted by length."""
         assert self._batcher is not None
         assert self._classifier is not None
-        for part in _parts(records):
+        for number, part in enumerate(_parts(records)):
             started = time.monotonic()
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
-            if len(window.job.tokens) > SMALL:
+            if number or len(window.job.tokens) > SMALL:
                 size = self._classifier.runtime.bulk_batch_size
-                self._batcher.submit_bulk(window.job, size, owner=clock)
+                self._batcher.submit_bulk(window.job, size, owner=clock, begun=number > 0)
             else:
                 self._batcher.submit(window.job)
             yield window
@@ -203,6 +215,18 @@ class Predictor:
                 for result, one in islice(zip(results, tokens, strict=True), count)
             ]
             yield Several(answers) if many else answers[0]
+
+
+def _finite(run: Run) -> Run:
+    """Have a batch fail whose numbers are none: no format of answers has a place for them."""
+
+    def checked(batch: Sequence[Tokens]) -> list[Result]:
+        results = run(batch)
+        if not all(np.isfinite(numbers).all() for result in results for numbers in result):
+            raise ArithmeticError("the model gives numbers that are NaN or infinite")
+        return results
+
+    return checked
 
 
 def _parts(records: Iterator[Record | RequestError]) -> Iterator[list[Record | RequestError]]:
