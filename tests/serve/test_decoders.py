@@ -20,7 +20,7 @@ def read(body: bytes, content_type: str | None, batch: bool = False) -> list[Rec
 
 
 def payload(body: bytes, content_type: str | None, batch: bool = False) -> Payload:
-    return decode(io.BufferedReader(io.BytesIO(body)), content_type, batch)  # type: ignore[arg-type]
+    return decode(io.BytesIO(body), content_type, batch)
 
 
 def texts(body: bytes, content_type: str | None, batch: bool = False) -> list[Text]:
