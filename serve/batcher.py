@@ -147,7 +147,7 @@ class Batcher(Generic[Result]):
 
         Args:
             job: the texts.
-            admitted: whether an earlier part of the request was, so that this one cannot be refused.
+            admitted: whether an earlier part of the request was: then this one is not refused.
 
         Raises:
             Overloaded: so much waits already that they could not be executed by their deadline.
