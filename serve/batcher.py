@@ -131,7 +131,8 @@ class Batcher(Generic[Result]):
         self._window: list[_Item[Result]] = []  # the oldest of all that wait, oldest first
         self._bulk: dict[object, deque[list[_Item[Result]]]] = {}  # batches of each large request
         self._turns = 0
-        self._tokens = self._small_tokens = 0
+        self._tokens = 0
+        self._small_tokens = 0  # of them, those that no large request keeps waiting
         self._rate = 0.0  # tokens a second of one stream, lately
         self._closed = False
         self._changed = threading.Condition()
@@ -142,8 +143,12 @@ class Batcher(Generic[Result]):
     def waiting_tokens(self) -> int:
         return self._tokens
 
-    def submit(self, job: Job[Result]) -> None:
-        """Queue the texts of a small request.
+    def submit(self, job: Job[Result], admitted: bool = False) -> None:
+        """Queue the texts of a small request, or of the last part of a large one.
+
+        Args:
+            job: the texts.
+            admitted: whether an earlier part of the request was: then this one is not refused.
 
         Raises:
             Overloaded: so much waits already that they could not be executed by their deadline.
@@ -151,18 +156,17 @@ class Batcher(Generic[Result]):
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
         with self._changed:
             tokens = sum(item.length for item in items)
-            self._admit(tokens, self._small_tokens, job.deadline)
+            self._admit(tokens, self._small_tokens, job.deadline, admitted)
             self._small_tokens += tokens
             self._waiting.extend(items)
             self._changed.notify(min(len(items), self._streams))
 
     def submit_bulk(
-        self, job: Job[Result], batch_size: int, owner: object = None, begun: bool = False
+        self, job: Job[Result], batch_size: int, owner: object = None, admitted: bool = False
     ) -> None:
         """Queue a part of a large request, in batches of like lengths.
 
         The parts of one `owner` are executed one after the other, those of several in turns.
-        Where parts of it were answered already, it has `begun`, and is not refused for what waits.
 
         Raises:
             Overloaded: as `submit`.
@@ -172,7 +176,7 @@ class Batcher(Generic[Result]):
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         with self._changed:
             tokens = sum(item.length for item in items)
-            self._admit(tokens, self._tokens, job.deadline, begun)
+            self._admit(tokens, self._tokens, job.deadline, admitted)
             self._bulk.setdefault(job if owner is None else owner, deque()).extend(batches)
             self._changed.notify(min(len(batches), self._streams))
 
@@ -186,13 +190,13 @@ class Batcher(Generic[Result]):
         for item in left:
             item.job.fail(NotReady("the model is being unloaded"))
 
-    def _admit(self, tokens: int, ahead: int, deadline: float, begun: bool = False) -> None:
+    def _admit(self, tokens: int, ahead: int, deadline: float, admitted: bool) -> None:
         if self._closed:
             raise NotReady("the model is being unloaded")
         rate = self._rate * self._streams
         wait = ahead / rate if rate else 0.0
-        late = ahead and wait > deadline - time.monotonic()
-        if late or (ahead and not begun and ahead + tokens > self._max_tokens):
+        late = wait > deadline - time.monotonic()
+        if not admitted and ahead and (late or ahead + tokens > self._max_tokens):
             raise Overloaded(
                 f"{ahead} tokens wait for the model already, about {wait:.0f} s of work; "
                 "send less at a time, try again later, or add instances",

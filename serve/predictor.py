@@ -146,11 +146,11 @@ class Predictor:
             started = time.monotonic()
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
-            if number or len(window.job.tokens) > SMALL:
+            if len(window.job.tokens) > SMALL:
                 size = self._classifier.runtime.bulk_batch_size
-                self._batcher.submit_bulk(window.job, size, owner=clock, begun=number > 0)
+                self._batcher.submit_bulk(window.job, size, clock, number > 0)
             else:
-                self._batcher.submit(window.job)
+                self._batcher.submit(window.job, number > 0)
             yield window
 
     def _prepare(self, part: Sequence[Record | RequestError], clock: Clock) -> _Window:
