@@ -79,7 +79,7 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:
         status = error.code or 500
-        message = f"{error.name}: {request.method} {request.path}; there are {ROUTES}"
+        message = f"{error.name}: {request.method} {request.path:.100}; there are {ROUTES}"
         response = _error(status, error.name.lower().replace(" ", "_"), message)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))

@@ -73,7 +73,7 @@ def decode(stream: BinaryIO, content_type: str | None, batch: bool = False) -> P
     decoder = DECODERS.get(media_type.lower())
     if decoder is None:
         raise UnsupportedMediaType(
-            f"Content-Type {media_type!r} is not read here; send {', '.join(DECODERS)}"
+            f"Content-Type {media_type!r:.100} is not read here; send {', '.join(DECODERS)}"
         )
     return decoder(stream, _charset(options.get("charset", "utf-8")), batch)
 
@@ -86,7 +86,7 @@ def _charset(name: str) -> str:
             return found
     except (LookupError, ValueError):
         pass
-    raise BadRequest(f"charset {name!r} is not read here; send utf-8")
+    raise BadRequest(f"charset {name!r:.40} is not read here; send utf-8")
 
 
 def _json(stream: BinaryIO, charset: str, batch: bool) -> Payload:

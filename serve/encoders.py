@@ -52,7 +52,9 @@ def encoder_for(accept: MIMEAccept, default: str) -> tuple[str, Encoder]:
     """
     best = max((default, *ENCODERS), key=partial(_quality, accept)) if accept else default
     if accept and not _quality(accept, best):
-        raise NotAcceptable(f"Accept {accept} is not written here; accept {', '.join(ENCODERS)}")
+        raise NotAcceptable(
+            f"Accept {accept!s:.100} is not written here; accept {', '.join(ENCODERS)}"
+        )
     return best, ENCODERS[best]
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from serve.batcher import BULK_TURN, WINDOW, Batcher, Executed, Job
 from serve.errors import NotReady, Overloaded, TooLate
+from tests.serve.conftest import wait_until
 
 Text = Sequence[int]
 Batch = Sequence[Text]
@@ -367,11 +368,3 @@ def test_the_streams_end_with_the_batcher() -> None:
     for stream in streams:
         stream.join(60)
     assert not any(stream.is_alive() for stream in streams)
-
-
-def wait_until(condition: object) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
