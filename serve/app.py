@@ -16,7 +16,7 @@ from werkzeug.wsgi import wrap_file
 
 from serve import metrics
 from serve.body import Body
-from serve.errors import NotReady, RequestError, body
+from serve.errors import NotReady, RequestError, UnsupportedMediaType, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.settings import Settings
 from serve.worker import closed
@@ -97,6 +97,11 @@ def create_app(model: Servable, settings: Settings) -> Flask:
 
 
 def _invocation(settings: Settings) -> Invocation:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding!r:.40} is not read here; send the body as it is"
+        )
     body = io.BufferedReader(Body(request.environ, settings.max_body), 65536)
     accept = request.headers.get("Accept", "")
     headers = cast(Mapping[str, str], request.headers)  # it is one but for its name

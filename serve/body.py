@@ -12,6 +12,9 @@ from serve.errors import BadRequest, Stalled, TooLarge
 
 __all__ = ["Body"]
 
+STALLED = 60.0
+"""Seconds without a byte after which a client has stalled: a thread waits for it."""
+
 
 class Body(io.RawIOBase):
     """A body of at most `limit` bytes, with or without a Content-Length."""
@@ -26,6 +29,9 @@ class Body(io.RawIOBase):
         self._limit = limit
         self._length = _length(environ)
         self._count = 0
+        connection = environ.get("gunicorn.socket")
+        if connection is not None:
+            connection.settimeout(STALLED)
         if self._length is not None and self._length > limit:
             raise self._too_large()
 
@@ -44,9 +50,11 @@ class Body(io.RawIOBase):
         try:
             data = self._stream.read(min(left, len(buffer)))
         except TimeoutError:
-            raise Stalled(f"nothing more came after {self._count} bytes of the body") from None
-        except (OSError, ParseException) as error:
-            raise BadRequest(f"the body ended after {self._count} bytes: {error}") from None
+            raise Stalled(f"nothing more of the body came for {STALLED:g} s") from None
+        except OSError:
+            raise BadRequest("the body ended before its last chunk") from None
+        except ParseException as error:
+            raise BadRequest(f"the body is not in chunks, as it says: {error}") from None
         self._count += len(data)
         if self._count > self._limit:
             raise self._too_large()

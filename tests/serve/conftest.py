@@ -45,10 +45,10 @@ class Server:
             )
 
     def ping(self) -> int:
-        """Return the status of /ping; 0 while nothing listens."""
+        """Return the status of /ping; 0 where nothing answers within the 2 s of the platform."""
         try:
             return requests.get(f"{self.url}/ping", timeout=2).status_code
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return 0
 
     def worker(self) -> int:
