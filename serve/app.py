@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wsgi import wrap_file
 
 from serve import metrics
-from serve.errors import NotReady, RequestError, TooLarge, body
+from serve.errors import NotReady, RequestError, TooLarge, UserCodeError, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.settings import Settings
 from serve.worker import closed
@@ -76,6 +76,11 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     def refused(error: RequestError) -> Response:
         return _error(error.status, error.code, str(error), error.retry_after)
 
+    @app.errorhandler(UserCodeError)
+    def failed_in_user_code(error: UserCodeError) -> Response:
+        log.error("%s", error, exc_info=error.__cause__, extra={"request_id": g.request_id})
+        return refused(error)
+
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(error: RequestEntityTooLarge) -> Response:
         return refused(
@@ -115,10 +120,11 @@ def _response(reply: Reply) -> Response:
         spool.write(part)
     size = spool.tell()
     spool.seek(0)
+    headers = {**reply.headers, "Content-Type": reply.media_type}
     if size <= IN_MEMORY:
-        return Response(spool.read(), content_type=reply.media_type)
+        return Response(spool.read(), reply.status, headers)
     file = wrap_file(request.environ, cast(BinaryIO, spool))
-    response = Response(file, content_type=reply.media_type, direct_passthrough=True)
+    response = Response(file, reply.status, headers, direct_passthrough=True)
     response.content_length = size
     return response
 

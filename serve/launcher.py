@@ -58,9 +58,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         from serve.app import create_app
-        from serve.text_model import TextModel
+        from serve.servables import servable_for
 
-        self._model = TextModel()
+        self._model = servable_for(self._settings.model, self._settings)
         return create_app(self._model, self._settings)
 
     def _begin(self, worker: Worker) -> None:
@@ -70,12 +70,15 @@ class _Application(BaseApplication):  # type: ignore[misc]
         threading.Thread(target=self._load_model, name="load", daemon=True).start()
 
     def _load_model(self) -> None:
+        from serve.errors import UserCodeError
         from textmodel.artifact import ArtifactError
 
         try:
             self._model.load(self._settings.model, self._settings)
         except ArtifactError as error:
             log.error("the model cannot be served: %s", error)
+        except UserCodeError as error:
+            log.error("the model cannot be served: %s", error, exc_info=error.__cause__)
         except Exception:
             log.exception("the model cannot be served; this is a bug in optml")
         else:
