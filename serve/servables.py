@@ -7,7 +7,7 @@ from pathlib import Path
 from serve.invocation import Servable
 from serve.settings import Settings
 from serve.user_code import find_program
-from textmodel.artifact import Artifact
+from textmodel.plain import check_model
 
 __all__ = ["check", "servable_for"]
 
@@ -20,7 +20,7 @@ def check(directory: Path, settings: Settings) -> None:
         UserCodeError: the user's program is not there, or no Python.
     """
     if find_program(directory, settings) is None:
-        Artifact.open(directory)
+        check_model(directory, settings.task)
 
 
 def servable_for(directory: Path, settings: Settings) -> Servable:
