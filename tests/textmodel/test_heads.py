@@ -89,4 +89,3 @@ def test_heads_are_listed_by_the_names_that_recipes_write(
 def test_a_vector_without_a_head_has_no_scores() -> None:
     head = NoHead()
     assert head(FEATURES).shape == (300, 0)
-    assert head.logits(FEATURES) is None
