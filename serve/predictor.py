@@ -133,15 +133,15 @@ class Predictor:
         """Check, tokenise and submit records, as many at a time as are sorted by length."""
         assert self._batcher is not None
         assert self._classifier is not None
-        for part in _parts(records):
+        for number, part in enumerate(_parts(records)):
             started = time.monotonic()
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
             if len(window.job.tokens) > SMALL:
                 size = self._classifier.runtime.bulk_batch_size
-                self._batcher.submit_bulk(window.job, size, owner=clock)
+                self._batcher.submit_bulk(window.job, size, clock, number > 0)
             else:
-                self._batcher.submit(window.job)
+                self._batcher.submit(window.job, number > 0)
             yield window
 
     def _prepare(self, part: Sequence[Record | RequestError], clock: Clock) -> _Window:

@@ -683,8 +683,8 @@ def test_server_answers_with_a_users_code_and_pings_while_it_is_busy(
     ("code", "message"),
     [
         (
-            "import logging\ndef model_fn(d):\n    logging.info('mine')\n    raise OSError('no file')\n",
-            "model_fn failed at inference.py:4: OSError: no file",
+            "def model_fn(d):\n    print('mine')\n    raise OSError('no file')\n",
+            "model_fn failed at inference.py:3: OSError: no file",
         ),
         ("def model_fn(:", "reading inference.py failed at inference.py:1: SyntaxError"),
         ("import nowhere\n" + MODEL_FN, "ModuleNotFoundError: No module named 'nowhere'"),
