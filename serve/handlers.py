@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,14 +23,13 @@ from serve.decoders import CSV, JSON, charset_of, read_string
 from serve.errors import ClientGone, NotAcceptable, NotReady, TooLate, UserCodeError
 from serve.invocation import Clock, Invocation, Reply
 from serve.settings import Settings
-from serve.user_code import HANDLERS, Program
+from serve.user_code import HANDLERS, LOADING, Program
 from serve.user_context import Context
 from serve.user_defaults import BuiltInModel, Defaults
 from serve.user_errors import told_apart
 from serve.user_formats import ENCODERS, encode
 from serve.user_imports import import_program, unload_program
 from serve.user_requirements import check_requirements
-from textmodel.hardware import cpu_count
 
 __all__ = ["UserModel"]
 
@@ -54,7 +52,7 @@ class _Handler:
     def __call__(self, context: Context, *arguments: Any) -> Any:
         if self.is_default:
             return self.function(*arguments, context)
-        with told_apart(self.name, self.directory):
+        with told_apart(self.name, self.directory, answers=self.name not in LOADING):
             return self.function(*arguments, *((context,) if self.with_context else ()))
 
 
@@ -83,9 +81,6 @@ class UserModel:
             ArtifactError: it has no `model_fn`, and the directory cannot be used without.
         """
         started = time.monotonic()
-        # Libraries for numbers look at the machine's cores, which may be many more.
-        threads = max(1, cpu_count().value // settings.handler_threads)
-        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         check_requirements(self._program.directory)
         self._directory = directory
         self._accept = settings.default_accept

@@ -17,6 +17,7 @@ from gunicorn.arbiter import Arbiter
 from serve.logs import GunicornLogger
 from serve.settings import Settings
 from serve.worker import Worker
+from textmodel.hardware import cpu_count
 
 __all__ = ["launch"]
 
@@ -65,6 +66,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def _begin(self, worker: Worker) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
+        # torch and its like count the machine's cores, of which a container may have a few.
+        threads = max(1, cpu_count().value // self._settings.handler_threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         worker.fault = lambda: self._model.fault
         worker.max_requests_in_hand = self._settings.max_requests
         threading.Thread(target=self._load_model, name="load", daemon=True).start()

@@ -12,7 +12,7 @@ from serve.errors import UserCodeError
 from serve.settings import Settings
 from serve.user_errors import told_apart
 
-__all__ = ["HANDLERS", "Program", "find_program"]
+__all__ = ["HANDLERS", "LOADING", "Program", "find_program"]
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ HANDLERS = {
     "transform_fn": ("model", "input_data", "content_type", "accept"),
 }
 """The functions that a program may have, with their parameters; a context may follow them."""
+LOADING = ("pre_model_fn", "model_fn", "model_warmup_fn")
+"""Those of them that answer no request."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Context:
         self.manifest: dict[str, Any] = {}
         self.system_properties: dict[str, Any] = {
             "model_dir": str(model_dir),
-            "gpu_id": 0 if device().value == "cuda" else None,
+            "gpu_id": _gpu(),
             "batch_size": 1,
             "server_name": "optml",
             "server_version": "1",
@@ -112,3 +113,8 @@ class Metrics:
     def _add(self, name: str, value: float, *more: Any, **options: Any) -> None: ...
 
     add_counter = add_time = add_size = add_percent = add_error = add_metric = _add
+
+
+@cache
+def _gpu() -> int | None:
+    return 0 if device().value == "cuda" else None

@@ -87,7 +87,7 @@ class Defaults:
                 f"there is no predict_fn, and what model_fn returned, a {type(model).__name__}, "
                 "cannot be called; write predict_fn(data, model)"
             )
-        with told_apart("calling what model_fn returned", self._code):
+        with told_apart("calling what model_fn returned", self._code, answers=True):
             if _is_torch_module(model):
                 with sys.modules["torch"].inference_mode():
                     return model(data)

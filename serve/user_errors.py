@@ -17,33 +17,34 @@ LONGEST = 1000
 
 
 @contextmanager
-def told_apart(what: str, directory: Path) -> Iterator[None]:
+def told_apart(what: str, directory: Path, *, answers: bool = False) -> Iterator[None]:
     """Turn what the code in `directory` raises into an error that says so.
 
     Args:
         what: the name of what is called.
         directory: where that code lies.
+        answers: whether it answers a request, and may refuse it.
 
     Raises:
-        UserCodeRefusal: the exception has an int `status_code` from 400 on, as those of AWS's
-            toolkits have.
+        UserCodeRefusal: the code answers, and its exception has an int `status_code` from 400 on,
+            as those of AWS's toolkits have.
         UserCodeError: it is any other; SystemExit too, or a thread would end without a word.
         RequestError, ArtifactError: as they are, because only our own code raises them.
     """
     try:
         yield
-    except (RequestError, ArtifactError):
+    except (ArtifactError, UserCodeError):
         raise
     except (Exception, SystemExit) as error:
+        if answers and isinstance(error, RequestError):
+            raise
         text = str(getattr(error, "message", None) or error)[:LONGEST]
         status = getattr(error, "status_code", None)
-        if isinstance(status, int) and 400 <= status <= 599:
+        if answers and isinstance(status, int) and 400 <= status <= 599:
             raise UserCodeRefusal(text, status) from error
-        kind = type(error).__name__
-        where = _line(error, directory)
-        raise UserCodeError(
-            f"{what} failed{where}: {kind}: {text}" if text else f"{what} failed{where}: {kind}"
-        ) from error
+        kind, where = type(error).__name__, _line(error, directory)
+        cause = f"{kind}: {text}" if text else kind
+        raise UserCodeError(f"{what} failed{where}: {cause}") from error
 
 
 def _line(error: BaseException, directory: Path) -> str:

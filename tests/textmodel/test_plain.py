@@ -173,8 +173,8 @@ def test_image_without_torch_says_which_has_it(
         check_model(model)
 
 
-def test_model_of_ours_is_not_taken_for_a_plain_one(finetuned_model: Path, tmp_path: Path) -> None:
-    shutil.copytree(finetuned_model / "model", tmp_path / "model")
+def test_model_of_ours_is_not_taken_for_a_plain_one(forest_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(forest_model / "model", tmp_path / "model")
     assert not open_model(tmp_path / "model").plain
     with pytest.raises(ArtifactError, match="made for the task text-classification"):
         open_model(tmp_path / "model", "feature-extraction")
