@@ -20,7 +20,17 @@ from serve.errors import BadRequest, RequestError, UnsupportedMediaType
 from serve.records import PAIR_KEY, SHAPES, TEXT_KEYS, Record, read_record, read_text
 from textmodel.tokenizer import Text
 
-__all__ = ["CSV", "DECODERS", "JSON", "LINES", "NPY", "Payload", "decode"]
+__all__ = [
+    "CSV",
+    "DECODERS",
+    "JSON",
+    "LINES",
+    "NPY",
+    "Payload",
+    "charset_of",
+    "decode",
+    "read_string",
+]
 
 JSON, LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
 LINE_TYPES = (
@@ -68,11 +78,15 @@ def decode(stream: BinaryIO, content_type: str | None, batch: bool = False) -> P
         raise UnsupportedMediaType(
             f"Content-Type {media_type!r} is not read here; send {', '.join(DECODERS)}"
         )
-    return decoder(stream, _charset(options.get("charset", "utf-8")), batch)
+    return decoder(stream, charset_of(options.get("charset", "utf-8")), batch)
 
 
-def _charset(name: str) -> str:
-    """Return Python's name of a character set whose lines end like those of ASCII."""
+def charset_of(name: str) -> str:
+    """Return Python's name of a character set whose lines end like those of ASCII.
+
+    Raises:
+        BadRequest: it is none.
+    """
     try:
         found = codecs.lookup(name).name
         if "\n".encode(found) != b"\n":
@@ -83,7 +97,7 @@ def _charset(name: str) -> str:
 
 
 def _json(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    text = _string(stream.read(), charset)
+    text = read_string(stream.read(), charset)
     try:
         value = json.loads(text)
     except RecursionError:
@@ -101,7 +115,7 @@ def _lines(stream: BinaryIO, charset: str, batch: bool) -> Payload:
 
 
 def _line(line: bytes, charset: str) -> Record:
-    text = _string(line, charset).strip()
+    text = read_string(line, charset).strip()
     if not text:
         raise BadRequest("the line is empty")
     try:
@@ -159,11 +173,13 @@ def _plain(stream: BinaryIO, charset: str, batch: bool) -> Payload:
     if batch:
         records = (_attempt(_plain_line, line, charset) for line in stream)
         return Payload(records, LINES, in_place=True)
-    return Payload(iter([Record([read_text(_string(stream.read(), charset), "the body")])]), JSON)
+    return Payload(
+        iter([Record([read_text(read_string(stream.read(), charset), "the body")])]), JSON
+    )
 
 
 def _plain_line(line: bytes, charset: str) -> Record:
-    return Record([read_text(_string(line, charset).rstrip("\r\n"), "the line")])
+    return Record([read_text(read_string(line, charset).rstrip("\r\n"), "the line")])
 
 
 def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
@@ -176,7 +192,7 @@ def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
         raise BadRequest(f"the array must hold strings, (texts,); it is {kind}")
     texts: list[Text] = []
     for number, item in enumerate(array.reshape(-1).tolist()):
-        text = _string(item, charset) if isinstance(item, bytes) else item
+        text = read_string(item, charset) if isinstance(item, bytes) else item
         texts.append(read_text(text, f"text {number}"))
     return Payload(iter([Record([text]) for text in texts]), NPY)
 
@@ -197,7 +213,12 @@ def _attempt(read: Callable[..., Record], *arguments: object) -> Record | Reques
         return error
 
 
-def _string(body: bytes, charset: str) -> str:
+def read_string(body: bytes, charset: str) -> str:
+    """Return the text of a body.
+
+    Raises:
+        BadRequest: it is not of that character set.
+    """
     try:
         return body.decode(charset).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
