@@ -16,7 +16,7 @@ from werkzeug.wsgi import wrap_file
 
 from serve import metrics
 from serve.body import Body
-from serve.errors import NotReady, RequestError, UnsupportedMediaType, body
+from serve.errors import NotReady, RequestError, UnsupportedMediaType, UserCodeError, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.settings import Settings
 from serve.worker import closed
@@ -44,7 +44,11 @@ def create_app(model: Servable, settings: Settings) -> Flask:
 
     @app.post("/invocations")
     def invocations() -> Response:
-        return _response(model.invoke(_invocation(settings), g.clock))
+        reply = model.invoke(_invocation(settings), g.clock)
+        response = _response(reply)
+        response.status_code = reply.status
+        response.headers.update(reply.headers)
+        return response
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -75,6 +79,11 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     @app.errorhandler(RequestError)
     def refused(error: RequestError) -> Response:
         return _error(error.status, error.code, str(error), error.retry_after)
+
+    @app.errorhandler(UserCodeError)
+    def failed_in_user_code(error: UserCodeError) -> Response:
+        log.error("%s", error, exc_info=error.__cause__, extra={"request_id": g.request_id})
+        return refused(error)
 
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:

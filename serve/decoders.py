@@ -22,7 +22,17 @@ from werkzeug.http import parse_options_header
 from serve.errors import BadRequest, RequestError, UnsupportedMediaType
 from serve.records import PAIR_KEY, SHAPES, TEXT_KEYS, Record, read_record, read_text
 
-__all__ = ["CSV", "DECODERS", "JSON", "LINES", "NPY", "Payload", "decode"]
+__all__ = [
+    "CSV",
+    "DECODERS",
+    "JSON",
+    "LINES",
+    "NPY",
+    "Payload",
+    "charset_of",
+    "decode",
+    "read_string",
+]
 
 JSON, LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
 LINE_TYPES = (
@@ -75,11 +85,15 @@ def decode(stream: BinaryIO, content_type: str | None, batch: bool = False) -> P
         raise UnsupportedMediaType(
             f"Content-Type {media_type!r:.100} is not read here; send {', '.join(DECODERS)}"
         )
-    return decoder(stream, _charset(options.get("charset", "utf-8")), batch)
+    return decoder(stream, charset_of(options.get("charset", "utf-8")), batch)
 
 
-def _charset(name: str) -> str:
-    """Return Python's name of a character set that ASCII is a part of."""
+def charset_of(name: str) -> str:
+    """Return Python's name of a character set that ASCII is a part of.
+
+    Raises:
+        BadRequest: it is none.
+    """
     try:
         found = codecs.lookup(name).name
         if _LETTERS.encode(found) == _ASCII and _ASCII.decode(found, _LENIENT) == _LETTERS:
@@ -90,7 +104,7 @@ def _charset(name: str) -> str:
 
 
 def _json(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    text = _string(stream.read(), charset)
+    text = read_string(stream.read(), charset)
     try:
         value = json.loads(text)
     except RecursionError:
@@ -110,7 +124,7 @@ def _lines(stream: BinaryIO, charset: str, batch: bool) -> Payload:
 
 
 def _line(line: bytes, charset: str) -> Record:
-    text = _string(line, charset).strip()
+    text = read_string(line, charset).strip()
     if not text:
         raise BadRequest("the line is empty")
     try:
@@ -181,11 +195,13 @@ def _plain(stream: BinaryIO, charset: str, batch: bool) -> Payload:
     if batch:
         records = (_attempt(_plain_line, line, charset) for line in stream)
         return Payload(records, LINES, in_place=True)
-    return Payload(iter([Record([read_text(_string(stream.read(), charset), "the body")])]), JSON)
+    return Payload(
+        iter([Record([read_text(read_string(stream.read(), charset), "the body")])]), JSON
+    )
 
 
 def _plain_line(line: bytes, charset: str) -> Record:
-    return Record([read_text(_string(line, charset).rstrip("\r\n"), "the line")])
+    return Record([read_text(read_string(line, charset).rstrip("\r\n"), "the line")])
 
 
 def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
@@ -213,7 +229,7 @@ def _strings(body: bytes, charset: str) -> list[str]:
         raise BadRequest(f"the body has not the size of an array of {dtype} of shape {shape}")
     items = [data[start : start + dtype.itemsize] for start in range(0, len(data), dtype.itemsize)]
     if dtype.kind == "S":
-        return [_string(item.rstrip(b"\0"), charset) for item in items]
+        return [read_string(item.rstrip(b"\0"), charset) for item in items]
     order = "be" if dtype.str.startswith(">") else "le"
     try:
         return [item.decode(f"utf-32-{order}", "surrogatepass").rstrip("\0") for item in items]
@@ -243,7 +259,12 @@ def _attempt(read: Callable[..., Record], *arguments: object) -> Record | Reques
         return error
 
 
-def _string(body: bytes, charset: str) -> str:
+def read_string(body: bytes, charset: str) -> str:
+    """Return the text of a body.
+
+    Raises:
+        BadRequest: it is not of that character set.
+    """
     try:
         return body.decode(charset).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

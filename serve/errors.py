@@ -15,6 +15,8 @@ __all__ = [
     "TooLarge",
     "TooLate",
     "UnsupportedMediaType",
+    "UserCodeError",
+    "UserCodeRefusal",
     "body",
 ]
 
@@ -92,6 +94,23 @@ class ClientGone(RequestError):
 
     status = 499
     code = "client_gone"
+
+
+class UserCodeError(RequestError):
+    """The user's own code failed. The message names the function, the line and the exception."""
+
+    status = 500
+    code = "user_code_error"
+
+
+class UserCodeRefusal(RequestError):
+    """The user's own code raised an exception that has the status of the answer with it."""
+
+    code = "refused_by_user_code"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def body(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:

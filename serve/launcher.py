@@ -17,6 +17,7 @@ from gunicorn.arbiter import Arbiter
 from serve.logs import GunicornLogger
 from serve.settings import Settings
 from serve.worker import Worker
+from textmodel.hardware import cpu_count
 
 __all__ = ["launch"]
 
@@ -58,24 +59,30 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         from serve.app import create_app
-        from serve.text_model import TextModel
+        from serve.servables import servable_for
 
-        self._model = TextModel()
+        self._model = servable_for(self._settings.model, self._settings)
         return create_app(self._model, self._settings)
 
     def _begin(self, worker: Worker) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
+        # torch and its like count the machine's cores, of which a container may have a few.
+        threads = max(1, cpu_count().value // self._settings.handler_threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         worker.fault = lambda: self._model.fault
         worker.max_requests_in_hand = self._settings.max_requests
         threading.Thread(target=self._load_model, name="load", daemon=True).start()
 
     def _load_model(self) -> None:
+        from serve.errors import UserCodeError
         from textmodel.artifact import ArtifactError
 
         try:
             self._model.load(self._settings.model, self._settings)
         except ArtifactError as error:
             log.error("the model cannot be served: %s", error)
+        except UserCodeError as error:
+            log.error("the model cannot be served: %s", error, exc_info=error.__cause__)
         except Exception:
             log.exception("the model cannot be served; this is a bug in optml")
         else:

@@ -82,7 +82,10 @@ class Predictor:
         """
         started = time.monotonic()
         classifier = load_classifier(
-            directory, runtime=settings.runtime, precision=settings.precision
+            directory,
+            runtime=settings.runtime,
+            precision=settings.precision,
+            task=settings.task,
         )
         proof = classifier.tokenize(["a first text, so that no client pays for the first run"])
         run = _finite(classifier.execute)
