@@ -20,6 +20,7 @@ from serve.invocation import Clock
 from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
+from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.classifier import TextClassifier, load_classifier
 from textmodel.tokenizer import Tokens
@@ -97,6 +98,7 @@ class Predictor:
             max_tokens=settings.max_tokens,
             proof=proof[0],
             executed=metrics.batch_executed,
+            threads=shared_streams(),
         )
         metrics.watch_queue(self._batcher)
         log.info(
