@@ -21,7 +21,10 @@ def main() -> int:
     log_to_stdout()
     try:
         settings = Settings.from_environment()
-        Artifact.open(settings.model)  # before any server starts: the cause is the last log line
+        if not settings.multi_model:
+            Artifact.open(
+                settings.model
+            )  # before any server starts: the cause is the last log line
     except (SettingsError, ArtifactError) as error:
         log.error("%s", error)
         return 1
@@ -35,7 +38,9 @@ def _help() -> str:
         [
             "usage: serve    (docker run IMAGE serve, or python -m serve)",
             "",
-            "Answers GET /ping and POST /invocations with the model in /opt/ml/model.",
+            "Answers GET /ping and POST /invocations with the model in /opt/ml/model. With",
+            "SAGEMAKER_MULTI_MODEL=true it has any number of models, which POST /models loads and",
+            "DELETE /models/NAME unloads; POST /models/NAME/invoke asks one.",
             "",
             "Environment variables, with defaults:",
             *rows,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from werkzeug.wsgi import wrap_file
 
-from serve import metrics
+from serve import metrics, model_routes
 from serve.errors import NotReady, RequestError, TooLarge, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
+from serve.models import Models
 from serve.settings import Settings
 from serve.worker import closed
 
@@ -29,10 +31,12 @@ ECHOED = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id")
 IN_MEMORY = 8 * 2**20
 """Bytes of an answer up to which it is not written to a file in /tmp."""
 ROUTES = "GET /ping, POST /invocations, GET /execution-parameters, GET /metrics"
+ACCOUNTED = re.compile("/invocations|/models/[^/]+/invoke")
+"""Paths of the requests whose time is told."""
 
 
-def create_app(model: Servable, settings: Settings) -> Flask:
-    """Return the WSGI application around a model, which may still be loading."""
+def create_app(model: Servable | Models, settings: Settings) -> Flask:
+    """Return the WSGI application around a model, which may still be loading, or around many."""
     app = Flask("serve")
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body
 
@@ -44,7 +48,14 @@ def create_app(model: Servable, settings: Settings) -> Flask:
 
     @app.post("/invocations")
     def invocations() -> Response:
-        return _response(model.invoke(_invocation(), g.clock))
+        return _answer(model)
+
+    if isinstance(model, Models):
+        app.register_blueprint(model_routes.many_models(model, _answer))
+        routes = model_routes.ROUTES
+    else:
+        app.register_blueprint(model_routes.one_model())
+        routes = ROUTES
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -68,7 +79,7 @@ def create_app(model: Servable, settings: Settings) -> Flask:
             if name in request.headers:
                 response.headers[name] = request.headers[name]
         metrics.IN_HAND.dec()
-        if request.path == "/invocations":
+        if ACCOUNTED.fullmatch(request.path):
             _account(response, settings.log_all)
         return response
 
@@ -88,7 +99,7 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:
         status = error.code or 500
-        message = f"{error.name}: {request.method} {request.path}; there are {ROUTES}"
+        message = f"{error.name}: {request.method} {request.path}; there are {routes}"
         return _error(status, error.name.lower().replace(" ", "_"), message)
 
     @app.errorhandler(Exception)
@@ -100,6 +111,11 @@ def create_app(model: Servable, settings: Settings) -> Flask:
         )  # fmt: skip
 
     return app
+
+
+def _answer(model: Servable | Models) -> Response:
+    """Have a model answer the current request."""
+    return _response(model.invoke(_invocation(), g.clock))
 
 
 def _invocation() -> Invocation:
@@ -144,12 +160,15 @@ def _account(response: Response, log_all: bool) -> None:
     )
     metrics.answered(response.status_code, seconds, phases)
     inference_id = request.headers.get(ECHOED[1])
+    target = request.headers.get("X-Amzn-SageMaker-Target-Model")
     if log_all or inference_id or response.status_code >= 400:
         log.info(
             "%s %s %d", request.method, request.path, response.status_code,
             extra={
                 "request_id": g.request_id,
                 **({"inference_id": inference_id} if inference_id else {}),
+                **({"model": g.model} if "model" in g else {}),
+                **({"target_model": target} if target else {}),
                 "status": response.status_code,
                 "seconds": round(seconds, 4),
                 **({"error": g.error} if "error" in g else {}),

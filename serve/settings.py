@@ -16,18 +16,26 @@ _VARIABLES = (
     ("SAGEMAKER_BIND_TO_PORT", "8080", "the port"),
     ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "100", "the largest body"),
     ("SAGEMAKER_BATCH", "false", "true in a batch transform job, as the platform sets it"),
+    ("SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint, as the platform sets it"),
     ("OPTML_HOST", "0.0.0.0", "the address to listen on"),
     ("OPTML_RUNTIME", "auto", "auto, openvino or torch"),
     ("OPTML_PRECISION", "auto", "auto, bf16 or fp32"),
     ("OPTML_TIMEOUT", "60", "seconds in which a request is answered or refused; 0: any number"),
     ("OPTML_MAX_REQUESTS", "512", "requests in hand at a time; one more is refused"),
     ("OPTML_MAX_TOKENS", "1000000", "tokens that may wait for the model; more are refused"),
+    (
+        "OPTML_MODELS_EVICT",
+        "false",
+        "true: a model that does not fit takes the memory of idle ones",
+    ),
     ("OPTML_ACCESS_LOG", "auto", "all, or auto: a line for each that fails or has an inference id"),
 )
 _CHOICES = {
     "SAGEMAKER_BATCH": ("false", "true"),
+    "SAGEMAKER_MULTI_MODEL": ("false", "true"),
     "OPTML_RUNTIME": ("auto", "openvino", "torch"),
     "OPTML_PRECISION": ("auto", "bf16", "fp32"),
+    "OPTML_MODELS_EVICT": ("false", "true"),
     "OPTML_ACCESS_LOG": ("auto", "all"),
 }
 
@@ -56,6 +64,10 @@ class Settings:
     max_requests: int
     max_tokens: int
     log_all: bool
+    multi_model: bool
+    """Whether models come and go at /models, instead of the one in `model`."""
+    evict: bool
+    """Whether a model that does not fit into memory takes that of idle ones."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -66,6 +78,7 @@ class Settings:
         """
         values = {name: environment.get(name) or default for name, default, _ in _VARIABLES}
         values["SAGEMAKER_BATCH"] = values["SAGEMAKER_BATCH"].lower()  # local mode sends True
+        values["SAGEMAKER_MULTI_MODEL"] = values["SAGEMAKER_MULTI_MODEL"].lower()
         unknown = {name for name in environment if name.startswith("OPTML_")} - set(values)
         if unknown:
             known = ", ".join(name for name in values if name.startswith("OPTML_"))
@@ -90,6 +103,8 @@ class Settings:
             max_requests=_number("OPTML_MAX_REQUESTS", values, 1, 10_000),
             max_tokens=_number("OPTML_MAX_TOKENS", values, 1, 2**40),
             log_all=values["OPTML_ACCESS_LOG"] == "all",
+            multi_model=values["SAGEMAKER_MULTI_MODEL"] == "true",
+            evict=values["OPTML_MODELS_EVICT"] == "true",
         )
 
 
