@@ -8,7 +8,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, cast
 
 from flask import Flask, Response, g, jsonify, request
@@ -121,20 +121,33 @@ def _answer(model: Servable | Models) -> Response:
 def _invocation() -> Invocation:
     body = io.BufferedReader(cast(io.RawIOBase, request.stream), 65536)
     accept = request.headers.get("Accept", "")
-    return Invocation(body, request.content_type, accept, dict(request.headers))
+    headers = cast(Mapping[str, str], request.headers)  # it is one but for its name
+    return Invocation(body, request.content_type, accept, headers)
 
 
 def _response(reply: Reply) -> Response:
     """Make a whole answer: once its first byte is sent, no error could be told any more."""
-    spool = tempfile.SpooledTemporaryFile(IN_MEMORY, dir="/tmp")  # noqa: SIM115, sent when this returns
-    for part in reply.parts:
-        spool.write(part)
-    size = spool.tell()
-    spool.seek(0)
-    if size <= IN_MEMORY:
-        return Response(spool.read(), content_type=reply.media_type)
-    file = wrap_file(request.environ, cast(BinaryIO, spool))
-    response = Response(file, content_type=reply.media_type, direct_passthrough=True)
+    start = io.BytesIO()
+    parts = iter(reply.parts)
+    for part in parts:
+        start.write(part)
+        if start.tell() > IN_MEMORY:
+            return _large_response(start, parts, reply.media_type)
+    return Response(start.getvalue(), content_type=reply.media_type)
+
+
+def _large_response(start: io.BytesIO, parts: Iterator[bytes], media_type: str) -> Response:
+    file = tempfile.TemporaryFile(dir="/tmp")  # noqa: SIM115, closed once it is sent
+    try:
+        file.write(start.getbuffer())
+        file.writelines(parts)
+    except BaseException:
+        file.close()
+        raise
+    size = file.tell()
+    file.seek(0)
+    body = wrap_file(request.environ, cast(BinaryIO, file))
+    response = Response(body, content_type=media_type, direct_passthrough=True)
     response.content_length = size
     return response
 

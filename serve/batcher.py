@@ -146,19 +146,25 @@ class Batcher(Generic[Result]):
     def waiting_tokens(self) -> int:
         return self._tokens
 
-    def submit(self, job: Job[Result]) -> None:
-        """Queue the texts of a small request.
+    def submit(self, job: Job[Result], admitted: bool = False) -> None:
+        """Queue the texts of a small request, or of the last part of a large one.
+
+        Args:
+            job: the texts.
+            admitted: whether an earlier part of the request was: then this one is not refused.
 
         Raises:
             Overloaded: so much waits already that they could not be executed by their deadline.
         """
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
         with self._changed:
-            self._admit(sum(item.length for item in items), job.deadline)
+            self._admit(sum(item.length for item in items), job.deadline, admitted)
             self._waiting.extend(items)
             self._schedule(len(items))
 
-    def submit_bulk(self, job: Job[Result], batch_size: int, owner: object = None) -> None:
+    def submit_bulk(
+        self, job: Job[Result], batch_size: int, owner: object = None, admitted: bool = False
+    ) -> None:
         """Queue a part of a large request, in batches of like lengths.
 
         The parts of one `owner` are executed one after the other, those of several in turns.
@@ -170,7 +176,7 @@ class Batcher(Generic[Result]):
         items.sort(key=lambda item: -item.length)
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         with self._changed:
-            self._admit(sum(item.length for item in items), job.deadline)
+            self._admit(sum(item.length for item in items), job.deadline, admitted)
             self._bulk.setdefault(job if owner is None else owner, deque()).extend(batches)
             self._schedule(len(batches))
 
@@ -188,13 +194,13 @@ class Batcher(Generic[Result]):
         if self._own_threads:
             self._threads.close()
 
-    def _admit(self, tokens: int, deadline: float) -> None:
+    def _admit(self, tokens: int, deadline: float, admitted: bool) -> None:
         if self._closed:
             raise NotReady("the model is being unloaded")
         rate = self._rate * self._streams
         wait = self._tokens / rate if rate else 0.0
-        late = self._tokens and wait > deadline - time.monotonic()
-        if late or (self._tokens and self._tokens + tokens > self._max_tokens):
+        late = wait > deadline - time.monotonic()
+        if not admitted and self._tokens and (late or self._tokens + tokens > self._max_tokens):
             raise Overloaded(
                 f"{self._tokens} tokens wait for the model already, about {wait:.0f} s of work; "
                 "send less at a time, try again later, or add instances",

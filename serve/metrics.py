@@ -19,6 +19,7 @@ _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
 _REQUESTS = Counter("optml_requests", "Requests by the status of their answers", ["status"])
 _LATENCY = Histogram("optml_request_seconds", "From request to answer", buckets=_SECONDS)
 _PHASES = Counter("optml_phase_seconds", "Where the time of requests went", ["phase"])
+_PHASE = {name: _PHASES.labels(name) for name in ("tokenize", "queue", "model")}
 _TEXTS = Counter("optml_texts", "Texts that were executed")
 _TOKENS = Counter("optml_tokens", "Tokens that were executed")
 _PADDED = Counter("optml_padded_tokens", "Tokens that were executed, padding included")
@@ -35,7 +36,7 @@ def answered(status: int, seconds: float, phases: Mapping[str, float]) -> None:
     _REQUESTS.labels(str(status)).inc()
     _LATENCY.observe(seconds)
     for phase, spent in phases.items():
-        _PHASES.labels(phase).inc(spent)
+        _PHASE[phase].inc(spent)
 
 
 def batch_executed(batch: Executed) -> None:

@@ -132,15 +132,15 @@ class Predictor:
 
     def _windows(self, records: Iterator[Record | RequestError], clock: Clock) -> Iterator[_Window]:
         """Check, tokenise and submit records, as many at a time as are sorted by length."""
-        for part in _parts(records):
+        for number, part in enumerate(_parts(records)):
             started = time.monotonic()
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
             if len(window.job.tokens) > SMALL:
                 size = _there(self._classifier).runtime.bulk_batch_size
-                _there(self._batcher).submit_bulk(window.job, size, owner=clock)
+                _there(self._batcher).submit_bulk(window.job, size, clock, number > 0)
             else:
-                _there(self._batcher).submit(window.job)
+                _there(self._batcher).submit(window.job, number > 0)
             yield window
 
     def _prepare(self, part: Sequence[Record | RequestError], clock: Clock) -> _Window:

@@ -105,8 +105,11 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return kept
 
     def murder_pending(self) -> None:
-        super().murder_pending()
         now = time.monotonic()
+        if not self.alive:  # a silent client must not hold up the end
+            for conn in self.pending_conns:
+                conn.timeout = min(conn.timeout, now + LINGER)
+        super().murder_pending()
         while self._lingering and self._lingering[0].timeout < now:
             self._drop(self._lingering[0])
 
