@@ -37,7 +37,7 @@ class Reply:
     media_type: str
 
 
-@dataclass
+@dataclass(eq=False)
 class Clock:
     """How long a request may take, whether its client is still there, and where its time went."""
 

@@ -39,7 +39,7 @@ def launch(settings: Settings) -> None:
 class _Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._memo = Memo()
+        self._memo = Memo() if settings.multi_model else None
         super().__init__()
 
     def load_config(self) -> None:

@@ -73,7 +73,7 @@ def is_shortage(error: BaseException) -> bool:
         isinstance(cause, MemoryError)
         or (isinstance(cause, OSError) and cause.errno in (errno.ENOMEM, errno.EAGAIN))
         or (
-            isinstance(cause, (RuntimeError, OSError))
+            isinstance(cause, RuntimeError)
             and any(words in str(cause).lower() for words in _SHORTAGES)
         )
         for cause in _causes(error)

@@ -40,10 +40,10 @@ class Server:
             )
 
     def ping(self) -> int:
-        """Return the status of /ping; 0 while nothing listens."""
+        """Return the status of /ping; 0 while nothing answers within the platform's 2 s."""
         try:
             return requests.get(f"{self.url}/ping", timeout=2).status_code
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return 0
 
     def worker(self) -> int:

@@ -277,7 +277,7 @@ def test_a_new_worker_has_the_models_of_the_one_that_was_lost(directories: dict[
 
 
 def test_unloading_lets_requests_in_hand_be_answered(loaded: FlaskClient) -> None:
-    texts = [f"a long text {number} " * 60 for number in range(200)]
+    texts = [f"a long text {number} " * 60 for number in range(80)]
     with ThreadPoolExecutor(1) as other:
         answer = other.submit(ask, loaded.application.test_client(), "red", texts)
         time.sleep(0.5)
