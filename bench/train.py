@@ -209,11 +209,17 @@ QUALITY: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 }
 """By data set: its channels, and the hyperparameters that every recipe gets."""
 
+# fmt: off
 FINETUNE = {
-    "banking77": {"epochs": "10", "learning_rate": "2e-4"},
-    "amazon_reviews": {"epochs": "5", "learning_rate": "1e-4"},
-    "mtsamples": {"epochs": "3", "learning_rate": "2e-4"},
+    "banking77": {
+        "head": "pooled", "epochs": "10", "learning_rate": "2e-4", "label_smoothing": "0.1",
+    },
+    "amazon_reviews": {"head": "pooled", "epochs": "5", "learning_rate": "1e-4"},
+    "mtsamples": {
+        "head": "pooled", "epochs": "3", "learning_rate": "2e-4", "max_length": "128",
+    },
 }
+# fmt: on
 
 
 def quality(data: Path) -> dict[str, dict[str, float]]:

@@ -14,10 +14,11 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_help())
         return 0
-    from serve.launcher import configure_logging, launch
+    from serve.launcher import launch
+    from serve.logs import log_to_stdout
     from textmodel.artifact import Artifact, ArtifactError
 
-    configure_logging()
+    log_to_stdout()
     try:
         settings = Settings.from_environment()
         Artifact.open(settings.model)  # before any server starts: the cause is the last log line

@@ -2,75 +2,184 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import uuid
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, cast
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.wsgi import wrap_file
 
-from serve.codec import decode, encoder_for
-from serve.errors import RequestError
-from serve.predictor import Predictor
+from serve import metrics
+from serve.errors import NotReady, RequestError, TooLarge, body
+from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
+from serve.settings import Settings
+from serve.worker import closed
 
 __all__ = ["create_app"]
 
 log = logging.getLogger(__name__)
 
+ECHOED = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id")
+"""Headers that an answer has from its request: the platform adds none by itself."""
+IN_MEMORY = 8 * 2**20
+"""Bytes of an answer up to which it is not written to a file in /tmp."""
+ROUTES = "GET /ping, POST /invocations, GET /execution-parameters, GET /metrics"
 
-def create_app(predictor: Predictor, max_body: int) -> Flask:
-    """Return the WSGI application around a predictor, which may still be loading."""
+
+def create_app(model: Servable, settings: Settings) -> Flask:
+    """Return the WSGI application around a model, which may still be loading."""
     app = Flask("serve")
-    app.config["MAX_CONTENT_LENGTH"] = max_body
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
 
     @app.route("/ping", methods=["GET", "POST"])
     def ping() -> Response:
-        if predictor.ready:
-            return Response(status=200)
-        return _error(503, "not_ready", "the model is still being loaded")
+        if model.fault:
+            raise NotReady(model.fault)
+        return Response(status=200)
 
     @app.post("/invocations")
     def invocations() -> Response:
-        media_type, encode = encoder_for(request.accept_mimetypes)
-        payload = decode(_body(), request.content_type)
-        answers = predictor(payload.texts, payload.parameters)
-        return Response(encode(answers), content_type=media_type)
+        return _response(model.invoke(_invocation(), g.clock))
+
+    @app.get("/execution-parameters")
+    def execution_parameters() -> Response:
+        return jsonify(_execution_parameters(settings))
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+    @app.before_request
+    def begin() -> None:
+        g.started = ARRIVED.get(time.monotonic())
+        g.request_id = os.urandom(6).hex()
+        g.clock = Clock(g.started + settings.timeout, _looker(request.environ))
+        metrics.IN_HAND.inc()
+
+    @app.after_request
+    def finish(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.request_id
+        for name in ECHOED:
+            if name in request.headers:
+                response.headers[name] = request.headers[name]
+        metrics.IN_HAND.dec()
+        if request.path == "/invocations":
+            _account(response, settings.log_all)
+        return response
 
     @app.errorhandler(RequestError)
     def refused(error: RequestError) -> Response:
-        return _error(error.status, error.code, str(error))
+        return _error(error.status, error.code, str(error), error.retry_after)
 
     @app.errorhandler(RequestEntityTooLarge)
     def too_large(error: RequestEntityTooLarge) -> Response:
-        limit = f"{max_body / 2**20:g} MB"
-        message = f"the body is larger than {limit}; send fewer texts at once, or raise "
-        return _error(413, "too_large", message + "SAGEMAKER_MAX_PAYLOAD_IN_MB")
+        return refused(
+            TooLarge(
+                f"the body is larger than {settings.max_body / 2**20:g} MB; send fewer texts at "
+                "once, or raise SAGEMAKER_MAX_PAYLOAD_IN_MB"
+            )
+        )
 
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:
         status = error.code or 500
-        message = f"{error.name}: {request.method} {request.path}; there are GET /ping and "
-        return _error(status, error.name.lower().replace(" ", "_"), message + "POST /invocations")
+        message = f"{error.name}: {request.method} {request.path}; there are {ROUTES}"
+        return _error(status, error.name.lower().replace(" ", "_"), message)
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
-        answer = _error(500, "internal_error", "this is a fault of the server, not of the request")
-        log.exception("request %s failed", answer.headers["X-Request-Id"])
-        return answer
+        log.exception("request %s failed", g.request_id, extra={"request_id": g.request_id})
+        return _error(
+            500, "internal_error", "this is a fault of the server, not of the request; its log has "
+            "the request_id"
+        )  # fmt: skip
 
     return app
 
 
-def _body() -> bytes:
-    body = request.get_data(cache=False)
-    # Without a Content-Length the body ends at the limit; reading on is what raises 413.
-    request.stream.read(1)
-    return body
+def _invocation() -> Invocation:
+    body = io.BufferedReader(cast(io.RawIOBase, request.stream), 65536)
+    accept = request.headers.get("Accept", "")
+    headers = cast(Mapping[str, str], request.headers)  # it is one but for its name
+    return Invocation(body, request.content_type, accept, headers)
 
 
-def _error(status: int, code: str, message: str) -> Response:
-    request_id = uuid.uuid4().hex[:12]
-    body = {"error": {"code": code, "message": message, "request_id": request_id}}
-    response = jsonify(body)
+def _response(reply: Reply) -> Response:
+    """Make a whole answer: once its first byte is sent, no error could be told any more."""
+    start = io.BytesIO()
+    parts = iter(reply.parts)
+    for part in parts:
+        start.write(part)
+        if start.tell() > IN_MEMORY:
+            return _large_response(start, parts, reply.media_type)
+    return Response(start.getvalue(), content_type=reply.media_type)
+
+
+def _large_response(start: io.BytesIO, parts: Iterator[bytes], media_type: str) -> Response:
+    file = tempfile.TemporaryFile(dir="/tmp")  # noqa: SIM115, closed once it is sent
+    try:
+        file.write(start.getbuffer())
+        file.writelines(parts)
+    except BaseException:
+        file.close()
+        raise
+    size = file.tell()
+    file.seek(0)
+    body = wrap_file(request.environ, cast(BinaryIO, file))
+    response = Response(body, content_type=media_type, direct_passthrough=True)
+    response.content_length = size
+    return response
+
+
+def _execution_parameters(settings: Settings) -> dict[str, Any]:
+    """Return what a batch transform job should send, where its creator did not say."""
+    parameters = {
+        "MaxConcurrentTransforms": 2,  # one is executed while the other one is sent
+        "BatchStrategy": "MULTI_RECORD",
+        "MaxPayloadInMB": min(6, settings.max_body // 2**20),
+    }
+    if settings.sdk_local_mode:  # which knows this value by another name, and fails
+        del parameters["BatchStrategy"]
+    return parameters
+
+
+def _account(response: Response, log_all: bool) -> None:
+    """Tell where the time went: the client, Prometheus and, where it matters, the log."""
+    phases = g.clock.seconds
+    seconds = time.monotonic() - g.started
+    response.headers["Server-Timing"] = ", ".join(
+        f"{name};dur={1000 * spent:.1f}" for name, spent in phases.items()
+    )
+    metrics.answered(response.status_code, seconds, phases)
+    inference_id = request.headers.get(ECHOED[1])
+    if log_all or inference_id or response.status_code >= 400:
+        log.info(
+            "%s %s %d", request.method, request.path, response.status_code,
+            extra={
+                "request_id": g.request_id,
+                **({"inference_id": inference_id} if inference_id else {}),
+                "status": response.status_code,
+                "seconds": round(seconds, 4),
+                **({"error": g.error} if "error" in g else {}),
+            },
+        )  # fmt: skip
+
+
+def _looker(environ: dict[str, Any]) -> Callable[[], bool]:
+    """Return a function that tells whether the client has closed its connection."""
+    connection = environ.get("gunicorn.socket")
+    return lambda: connection is not None and closed(connection)
+
+
+def _error(status: int, code: str, message: str, retry_after: float | None = None) -> Response:
+    g.error = message
+    response = jsonify(body(code, message, g.request_id))
     response.status_code = status
-    response.headers["X-Request-Id"] = request_id
+    if retry_after is not None:
+        response.headers["Retry-After"] = f"{retry_after:.0f}"
     return response

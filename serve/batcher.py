@@ -1,31 +1,97 @@
 """Requests of many clients, executed together: no timer, little padding, nobody starved.
 
 A stream that is free takes work at once, so a lone request never waits. Its batch is the text that
-has waited longest, and those among the next few dozen whose lengths are nearest to it.
+has waited longest, and those among the next few dozen whose lengths are nearest to it. Requests of
+very many texts come in batches that are cut already; they are executed while nothing else waits,
+and once in a while all the same.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence, Sized
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Batcher"]
+from serve.errors import NotReady, Overloaded, TooLate
+
+__all__ = ["Batcher", "Executed", "Job"]
+
+log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 WINDOW = 64
 """How many waiting texts a batch is chosen from."""
+BULK_TURN = 8
+"""Batches of small requests after which one of a large request has its turn."""
 
 
-@dataclass(frozen=True, eq=False)
+class Job(Generic[Result]):
+    """The texts of one request, on their way through the batcher."""
+
+    def __init__(self, tokens: Sequence[Sized], deadline: float = math.inf) -> None:
+        self.tokens = tokens
+        self.deadline = deadline
+        """When nobody waits for the answer any more, by `time.monotonic`."""
+        self.cancelled = False
+        """Set by whoever waits, once nobody does: what has not started yet is dropped."""
+        self.submitted = time.monotonic()
+        self.started = self.finished = 0.0
+        self._results: list[Any] = [None] * len(tokens)
+        self._left = len(tokens)
+        self._error: Exception | None = None
+        self._done = threading.Event()
+        if not tokens:
+            self._done.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Return whether the job is done, after at most so many seconds."""
+        return self._done.wait(timeout)
+
+    def results(self) -> list[Result]:
+        """Return the results in the order of the texts, once they are there.
+
+        Raises:
+            Exception: what executing one of them raised.
+        """
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        return self._results
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody waits for what is left of it."""
+        return self.cancelled or self._error is not None
+
+    def fail(self, error: Exception) -> None:
+        """End the job with an error."""
+        self._error = self._error or error
+        self.finished = time.monotonic()
+        self._done.set()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class _Item(Generic[Result]):
-    tokens: Sized
-    future: Future[Result] = field(default_factory=Future)
+    job: Job[Result]
+    place: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What a batch was, for whoever counts."""
+
+    texts: int
+    tokens: int
+    padded: int
+    """Tokens with those that fill up the shorter texts."""
+    seconds: float
 
 
 class Batcher(Generic[Result]):
@@ -37,47 +103,199 @@ class Batcher(Generic[Result]):
         *,
         streams: int,
         batch_size: int,
+        batch_tokens: int = 2**62,
+        max_tokens: int = 2**62,
+        proof: Sized | None = None,
+        executed: Callable[[Executed], None] = lambda batch: None,
     ) -> None:
-        """`run` maps a batch of texts to as many results; `streams` of it run at a time."""
+        """Start the streams.
+
+        Args:
+            run: maps a batch of texts to as many results; `streams` of it run at a time.
+            batch_size: texts of a batch at most.
+            batch_tokens: tokens of a batch at most, padding included, where it has several texts.
+            max_tokens: tokens that may wait.
+            proof: a text that is known to be executed; if it no longer is, the engine is broken.
+            executed: called after each batch.
+        """
+        self.broken = False
+        """Whether the engine fails at what it could do before."""
         self._run = run
         self._streams = streams
         self._batch_size = batch_size
+        self._batch_tokens = batch_tokens
+        self._max_tokens = max_tokens
+        self._proof = proof
+        self._executed = executed
         self._waiting: deque[_Item[Result]] = deque()
         self._window: list[_Item[Result]] = []  # the oldest of all that wait, oldest first
+        self._bulk: dict[object, deque[list[_Item[Result]]]] = {}  # batches of each large request
+        self._turns = 0
+        self._tokens = 0
+        self._rate = 0.0  # tokens a second of one stream, lately
+        self._closed = False
         self._changed = threading.Condition()
         for number in range(streams):
             threading.Thread(target=self._work, name=f"stream-{number}", daemon=True).start()
 
-    def submit(self, texts: Sequence[Sized]) -> list[Future[Result]]:
-        """Queue tokenised texts; returns a future for each."""
-        items: list[_Item[Result]] = [_Item(tokens) for tokens in texts]
+    @property
+    def waiting_tokens(self) -> int:
+        return self._tokens
+
+    def submit(self, job: Job[Result], admitted: bool = False) -> None:
+        """Queue the texts of a small request, or of the last part of a large one.
+
+        Args:
+            job: the texts.
+            admitted: whether an earlier part of the request was: then this one is not refused.
+
+        Raises:
+            Overloaded: so much waits already that they could not be executed by their deadline.
+        """
+        items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
         with self._changed:
+            self._admit(sum(item.length for item in items), job.deadline, admitted)
             self._waiting.extend(items)
             self._changed.notify(min(len(items), self._streams))
-        return [item.future for item in items]
+
+    def submit_bulk(
+        self, job: Job[Result], batch_size: int, owner: object = None, admitted: bool = False
+    ) -> None:
+        """Queue a part of a large request, in batches of like lengths.
+
+        The parts of one `owner` are executed one after the other, those of several in turns.
+
+        Raises:
+            Overloaded: as `submit`.
+        """
+        items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
+        items.sort(key=lambda item: -item.length)
+        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        with self._changed:
+            self._admit(sum(item.length for item in items), job.deadline, admitted)
+            self._bulk.setdefault(job if owner is None else owner, deque()).extend(batches)
+            self._changed.notify(min(len(batches), self._streams))
+
+    def close(self) -> None:
+        """End the streams after the batches in hand; what waits fails."""
+        with self._changed:
+            self._closed = True
+            left = [*self._window, *self._waiting]
+            left += [item for queue in self._bulk.values() for batch in queue for item in batch]
+            self._changed.notify_all()
+        for item in left:
+            item.job.fail(NotReady("the model is being unloaded"))
+
+    def _admit(self, tokens: int, deadline: float, admitted: bool) -> None:
+        if self._closed:
+            raise NotReady("the model is being unloaded")
+        rate = self._rate * self._streams
+        wait = self._tokens / rate if rate else 0.0
+        late = wait > deadline - time.monotonic()
+        if not admitted and self._tokens and (late or self._tokens + tokens > self._max_tokens):
+            raise Overloaded(
+                f"{self._tokens} tokens wait for the model already, about {wait:.0f} s of work; "
+                "send less at a time, try again later, or add instances",
+                retry_after=max(1.0, math.ceil(wait / 2)),
+            )
+        self._tokens += tokens
 
     def _work(self) -> None:
-        while True:
-            batch = self._next_batch()
-            try:
-                results = self._run([item.tokens for item in batch])
-                for item, result in zip(batch, results, strict=True):
-                    item.future.set_result(result)
-            except Exception as error:  # the clients of this batch are told; the stream goes on
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(error)
+        while batch := self._next_batch():
+            now = time.monotonic()
+            alive = []
+            for item in batch:
+                if item.job.deadline < now:
+                    item.job.fail(TooLate("the model had no turn for this request in time"))
+                if not item.job.over:
+                    item.job.started = item.job.started or now
+                    alive.append(item)
+            if alive:
+                self._execute(alive)
+
+    def _execute(self, batch: Sequence[_Item[Result]]) -> None:
+        """Run a batch; where that fails, run its texts one by one to find whose fault it is."""
+        started = time.monotonic()
+        try:
+            results = self._run([item.job.tokens[item.place] for item in batch])
+            for item, result in zip(batch, results, strict=True):
+                self._deliver(item, result)
+        except Exception as error:
+            if len(batch) == 1:
+                batch[0].job.fail(error)
+                self._prove()
+                return
+            log.warning("a batch of %d texts failed (%s); they run one by one", len(batch), error)
+            for item in batch:
+                if not item.job.over:
+                    self._execute([item])
+            return
+        seconds = time.monotonic() - started
+        lengths = [item.length for item in batch]
+        done = Executed(len(batch), sum(lengths), len(batch) * max(lengths), seconds)
+        rate = done.tokens / max(seconds, 1e-6)
+        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
+        self._executed(done)
+
+    def _deliver(self, item: _Item[Result], result: Result) -> None:
+        job = item.job
+        job._results[item.place] = result
+        with self._changed:
+            job._left -= 1
+            last = job._left == 0
+        if last:
+            job.finished = time.monotonic()
+            job._done.set()
+
+    def _prove(self) -> None:
+        """Find out whether a failure is the engine's or the text's."""
+        if self._proof is None:
+            return
+        try:
+            list(self._run([self._proof]))
+        except Exception:
+            log.exception("the engine is broken: it fails at a text that it could execute before")
+            self.broken = True
 
     def _next_batch(self) -> list[_Item[Result]]:
+        """Wait for work and take it; return nothing at the end."""
         with self._changed:
-            while not self._waiting and not self._window:
+            while not (self._waiting or self._window or self._bulk or self._closed):
                 self._changed.wait()
-            while self._waiting and len(self._window) < WINDOW:
-                self._window.append(self._waiting.popleft())
-            # What waits is shared out to all streams before any of them gets a full batch.
-            size = min(self._batch_size, math.ceil(len(self._window) / self._streams))
-            length = len(self._window[0].tokens)
-            batch = sorted(self._window, key=lambda item: abs(len(item.tokens) - length))[:size]
-            chosen = set(map(id, batch))
-            self._window = [item for item in self._window if id(item) not in chosen]
+            if self._closed:
+                return []
+            small = bool(self._waiting or self._window)
+            if self._bulk and (not small or self._turns >= BULK_TURN):
+                self._turns = 0
+                batch = self._take_bulk()
+            else:
+                self._turns += 1
+                batch = self._take_alike()
+            self._tokens -= sum(item.length for item in batch)
             return batch
+
+    def _take_bulk(self) -> list[_Item[Result]]:
+        """Take a batch of the large request that has waited longest for its turn."""
+        owner = next(iter(self._bulk))
+        batches = self._bulk.pop(owner)
+        batch = batches.popleft()
+        if batches:
+            self._bulk[owner] = batches  # behind the others
+        return batch
+
+    def _take_alike(self) -> list[_Item[Result]]:
+        while self._waiting and len(self._window) < WINDOW:
+            self._window.append(self._waiting.popleft())
+        # What waits is shared out to all streams before any of them gets a full batch.
+        size = min(self._batch_size, math.ceil(len(self._window) / self._streams))
+        length = self._window[0].length
+        batch: list[_Item[Result]] = []
+        widest = length
+        for item in sorted(self._window, key=lambda item: abs(item.length - length))[:size]:
+            widest = max(widest, item.length)
+            if batch and widest * (len(batch) + 1) > self._batch_tokens:
+                break
+            batch.append(item)
+        chosen = set(map(id, batch))
+        self._window = [item for item in self._window if id(item) not in chosen]
+        return batch

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-__all__ = ["BadRequest", "NotAcceptable", "NotReady", "RequestError", "UnsupportedMediaType"]
+from typing import Any
+
+__all__ = [
+    "BadRequest",
+    "ClientGone",
+    "NotAcceptable",
+    "NotReady",
+    "Overloaded",
+    "RequestError",
+    "TooLarge",
+    "TooLate",
+    "UnsupportedMediaType",
+    "body",
+]
 
 
 class RequestError(Exception):
-    """Something that the client can mend. The message says what is wrong and what to send."""
+    """A request that is not answered. The message says what is wrong and what to do."""
 
     status = 400
     code = "bad_request"
+    retry_after: float | None = None
+    """Seconds after which the same request may be answered."""
 
 
 class BadRequest(RequestError):
@@ -30,8 +45,48 @@ class NotAcceptable(RequestError):
     code = "not_acceptable"
 
 
+class TooLarge(RequestError):
+    """The body is longer than is allowed."""
+
+    status = 413
+    code = "too_large"
+
+
 class NotReady(RequestError):
-    """The model is still being loaded."""
+    """The model is still being loaded, or its engine is broken."""
 
     status = 503
     code = "not_ready"
+    retry_after = 1.0
+
+
+class Overloaded(RequestError):
+    """More waits already than can be answered in time."""
+
+    status = 503
+    code = "overloaded"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class TooLate(RequestError):
+    """The time that a client waits has passed before the model had a turn."""
+
+    status = 503
+    code = "too_late"
+    retry_after = 1.0
+
+
+class ClientGone(RequestError):
+    """Nobody is there to be answered; the status is nginx's for that."""
+
+    status = 499
+    code = "client_gone"
+
+
+def body(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:
+    """Return what stands in the body of an error, or on the line of a bad record."""
+    error = {"code": code, "message": message}
+    return {"error": error | ({"request_id": request_id} if request_id else {})}

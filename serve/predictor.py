@@ -4,36 +4,75 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.batcher import Batcher
-from serve.errors import BadRequest, NotReady
+from serve import metrics
+from serve.batcher import Batcher, Job
+from serve.encoders import Answer
+from serve.errors import BadRequest, ClientGone, NotReady, RequestError, TooLate
+from serve.invocation import Clock
+from serve.parameters import Parameters
+from serve.records import Record
 from serve.settings import Settings
+from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.classifier import TextClassifier, load_classifier
-from textmodel.tokenizer import Text
+from textmodel.tokenizer import Tokens
 
 __all__ = ["Predictor"]
 
 log = logging.getLogger(__name__)
 
+SMALL = 64
+"""Texts up to which a request is mixed with others; a larger one is cut into windows."""
+WINDOW_TEXTS = 4096
+"""Texts of a window, which is sorted by length; as in training."""
+WINDOW_CHARACTERS = 1_000_000
+"""Characters of a window at most, but for its last text."""
+PATIENCE = 0.5
+"""Seconds between two looks whether the client still waits."""
+
+Result = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass
+class _Window:
+    """Some records whose texts are executed together."""
+
+    parts: list[RequestError | tuple[int, bool, Parameters]]
+    """For each record its number of texts, whether they are a list, and its wishes."""
+    tokens: list[Tokens]
+    job: Job[Result]
+
 
 class Predictor:
-    """Classifies texts of many clients at once."""
+    """Answers records of many clients at once."""
 
     def __init__(self) -> None:
         self._classifier: TextClassifier | None = None
-        self._batcher: Batcher[NDArray[np.float32]] | None = None
+        self._batcher: Batcher[Result] | None = None
+        self._task: Task | None = None
 
     @property
-    def ready(self) -> bool:
-        """Whether the model is loaded and has answered once."""
-        return self._batcher is not None
+    def fault(self) -> str:
+        """Why nothing can be answered now; empty when it can."""
+        if self._batcher is None:
+            return "the model is still being loaded; ask again when /ping answers 200"
+        if self._batcher.broken:
+            return "the engine is broken, see the log; this container has to be replaced"
+        return ""
 
-    def load(self, settings: Settings) -> None:
+    @property
+    def header(self) -> list[str]:
+        """The names of an answer's cells, where it is a row."""
+        return self._task.header if self._task else []
+
+    def load(self, directory: Path, settings: Settings) -> None:
         """Load the model and make a first real prediction.
 
         Raises:
@@ -41,60 +80,161 @@ class Predictor:
         """
         started = time.monotonic()
         classifier = load_classifier(
-            settings.model, runtime=settings.runtime, precision=settings.precision
+            directory, runtime=settings.runtime, precision=settings.precision
         )
-        classifier.predict(["a first text, so that no client pays for the first run"])
+        proof = classifier.tokenize(["a first text, so that no client pays for the first run"])
+        classifier.execute(proof)
         for choice in classifier.choices:
             log.info("%s", choice)
+        runtime = classifier.runtime
+        self._classifier = classifier
+        self._task = TASKS[classifier.manifest.task](classifier)
+        self._batcher = Batcher(
+            classifier.execute,
+            streams=runtime.streams,
+            batch_size=runtime.batch_size,
+            batch_tokens=runtime.batch_tokens,
+            max_tokens=settings.max_tokens,
+            proof=proof[0],
+            executed=metrics.batch_executed,
+        )
+        metrics.watch_queue(self._batcher)
         log.info(
             "model ready after %.1f s: %d labels",
             time.monotonic() - started,
             len(classifier.labels),
         )
-        self._classifier = classifier
-        self._batcher = Batcher(
-            classifier.probabilities,
-            streams=classifier.runtime.streams,
-            batch_size=classifier.runtime.batch_size,
-        )
 
-    def __call__(self, texts: Sequence[Text], parameters: Mapping[str, Any]) -> list[Any]:
-        """Return, for each text, its best label, or a list of its `top_k` best.
+    def unload(self) -> None:
+        """Release the model; what still waits for it fails."""
+        if self._batcher is not None:
+            self._batcher.close()
+        self._batcher = self._task = self._classifier = None
 
-        Of a multi-label model the labels of a text are a list in any case, best first; without
-        `top_k` it holds those that apply, which may be none.
+    def __call__(self, records: Iterable[Record | RequestError], clock: Clock) -> Iterator[Answer]:
+        """Yield the answer to each record; an error in place of a record is its own answer.
 
         Raises:
-            NotReady: the model is still being loaded.
-            BadRequest: a parameter is unknown or has a value that is not allowed.
+            RequestError: the request as a whole is not answered.
         """
-        classifier = self._classifier
-        if classifier is None or self._batcher is None:
-            raise NotReady("the model is still being loaded; ask again when /ping answers 200")
-        labels = classifier.labels
-        top_k = _top_k(parameters, len(labels))
-        answers = []
-        for future in self._batcher.submit(classifier.tokenize(texts)):
-            scores = future.result()
-            ranked = [
-                {"label": labels[index], "score": float(scores[index])}
-                for index in classifier.choose(scores, top_k)
+        if fault := self.fault:
+            raise NotReady(fault)
+        windows = self._windows(iter(records), clock)
+        window = next(windows, None)
+        while window is not None:
+            following = next(windows, None)  # is tokenised while this one is executed
+            yield from self._answers(window, clock)
+            window = following
+
+    def _windows(self, records: Iterator[Record | RequestError], clock: Clock) -> Iterator[_Window]:
+        """Check, tokenise and submit records, as many at a time as are sorted by length."""
+        assert self._batcher is not None
+        assert self._classifier is not None
+        for number, part in enumerate(_parts(records)):
+            started = time.monotonic()
+            window = self._prepare(part, clock)
+            clock.seconds["tokenize"] += time.monotonic() - started
+            if len(window.job.tokens) > SMALL:
+                size = self._classifier.runtime.bulk_batch_size
+                self._batcher.submit_bulk(window.job, size, clock, number > 0)
+            else:
+                self._batcher.submit(window.job, number > 0)
+            yield window
+
+    def _prepare(self, part: Sequence[Record | RequestError], clock: Clock) -> _Window:
+        """Tokenise the texts of some records; what is wrong with one stands in its place."""
+        assert self._classifier is not None
+        texts = [text for record in part if isinstance(record, Record) for text in record.texts]
+        tokens = iter(self._classifier.tokenize(texts) if texts else ())
+        window = _Window([], [], Job[Result]([], clock.deadline))
+        for record in part:
+            if isinstance(record, RequestError):
+                window.parts.append(record)
+                continue
+            own = list(islice(tokens, len(record.texts)))
+            try:
+                parameters = self._check(record, own)
+            except BadRequest as error:
+                window.parts.append(error)
+            else:
+                window.parts.append((len(own), record.many, parameters))
+                window.tokens += own
+        window.job = Job(window.tokens, clock.deadline)
+        return window
+
+    def _check(self, record: Record, tokens: Sequence[Tokens]) -> Parameters:
+        """Return the wishes of a record, if this model can fulfil them.
+
+        Raises:
+            BadRequest: it cannot.
+        """
+        assert self._classifier is not None
+        assert self._task is not None
+        parameters = Parameters.read(record.parameters)
+        self._task.check(parameters)
+        manifest = self._classifier.manifest
+        if manifest.pairs and any(isinstance(text, str) for text in record.texts):
+            raise BadRequest(
+                'this model reads pairs; send {"inputs": {"text": "one", "text_pair": "other"}}'
+            )
+        if not parameters.truncation and any(one.cut for one in tokens):
+            raise BadRequest(
+                f"a text has more than the {manifest.max_length} tokens that this model reads; "
+                "shorten it, or leave truncation=false out to have it cut"
+            )
+        return parameters
+
+    def _answers(self, window: _Window, clock: Clock) -> Iterator[Answer]:
+        """Wait for a window and yield the answer to each of its records."""
+        assert self._task is not None
+        task, job = self._task, window.job
+        results = iter(_wait(job, clock))
+        tokens = iter(window.tokens)
+        if job.tokens:
+            clock.seconds["queue"] += job.started - job.submitted
+            clock.seconds["model"] += job.finished - job.started
+        for part in window.parts:
+            if isinstance(part, RequestError):
+                yield Failure(part)
+                continue
+            count, many, parameters = part
+            answers = [
+                task.answer(*result, one.cut, parameters)
+                for result, one in islice(zip(results, tokens, strict=True), count)
             ]
-            answers.append(ranked if top_k or classifier.multi_label else ranked[0])
-        return answers
+            yield Several(answers) if many else answers[0]
 
 
-def _top_k(parameters: Mapping[str, Any], labels: int) -> int | None:
-    unknown = sorted(set(parameters) - {"top_k"})
-    if unknown:
-        raise BadRequest(f"unknown parameter {', '.join(map(repr, unknown))}; known is 'top_k'")
-    if "top_k" not in parameters:
-        return None
-    top_k = parameters["top_k"]
-    if top_k is None:
-        return labels
-    if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
-        raise BadRequest(
-            f"parameter top_k={top_k!r} must be a whole number from 1, or null for all"
-        )
-    return min(top_k, labels)
+def _parts(records: Iterator[Record | RequestError]) -> Iterator[list[Record | RequestError]]:
+    """Cut records into the parts that become windows."""
+    part: list[Record | RequestError] = []
+    texts = characters = 0
+    for record in records:
+        part.append(record)
+        if isinstance(record, Record):
+            texts += len(record.texts)
+            characters += sum(
+                len(text) if isinstance(text, str) else sum(map(len, text)) for text in record.texts
+            )
+        if max(texts, len(part)) >= WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
+            yield part
+            part, texts, characters = [], 0, 0
+    if part:
+        yield part
+
+
+def _wait(job: Job[Result], clock: Clock) -> Sequence[Result]:
+    """Return a job's results, or have it dropped once nobody waits for them.
+
+    Raises:
+        ClientGone: the client has closed the connection.
+        TooLate: the time to answer in has passed.
+    """
+    while not job.wait(PATIENCE):
+        if clock.gone():
+            job.cancelled = True
+            raise ClientGone("the client has closed the connection")
+        if time.monotonic() > clock.deadline:
+            job.cancelled = True
+            raise TooLate("the answer was not ready in time")
+    return job.results()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +15,20 @@ _VARIABLES = (
     ("SAGEMAKER_BASE_DIR", "/opt/ml", "where the directory `model` lies"),
     ("SAGEMAKER_BIND_TO_PORT", "8080", "the port"),
     ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "100", "the largest body"),
+    ("SAGEMAKER_BATCH", "false", "true in a batch transform job, as the platform sets it"),
     ("OPTML_HOST", "0.0.0.0", "the address to listen on"),
     ("OPTML_RUNTIME", "auto", "auto, openvino or torch"),
     ("OPTML_PRECISION", "auto", "auto, bf16 or fp32"),
+    ("OPTML_TIMEOUT", "60", "seconds in which a request is answered or refused; 0: any number"),
+    ("OPTML_MAX_REQUESTS", "512", "requests in hand at a time; one more is refused"),
+    ("OPTML_MAX_TOKENS", "1000000", "tokens that may wait for the model; more are refused"),
+    ("OPTML_ACCESS_LOG", "auto", "all, or auto: a line for each that fails or has an inference id"),
 )
 _CHOICES = {
+    "SAGEMAKER_BATCH": ("false", "true"),
     "OPTML_RUNTIME": ("auto", "openvino", "torch"),
     "OPTML_PRECISION": ("auto", "bf16", "fp32"),
+    "OPTML_ACCESS_LOG": ("auto", "all"),
 }
 
 
@@ -37,8 +45,17 @@ class Settings:
     port: int
     max_body: int
     """Bytes."""
+    batch: bool
+    """Whether a batch transform job sends the requests."""
+    sdk_local_mode: bool
+    """Whether that job is one of SDK 2's local mode, which the variable's capital letter tells."""
     runtime: str
     precision: str
+    timeout: float
+    """Seconds in which a request is answered or refused; infinite in batch transform jobs."""
+    max_requests: int
+    max_tokens: int
+    log_all: bool
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -48,6 +65,7 @@ class Settings:
             SettingsError: a value is not allowed, or a variable of ours is not known.
         """
         values = {name: environment.get(name) or default for name, default, _ in _VARIABLES}
+        values["SAGEMAKER_BATCH"] = values["SAGEMAKER_BATCH"].lower()  # local mode sends True
         unknown = {name for name in environment if name.startswith("OPTML_")} - set(values)
         if unknown:
             known = ", ".join(name for name in values if name.startswith("OPTML_"))
@@ -55,13 +73,23 @@ class Settings:
         for name, allowed in _CHOICES.items():
             if values[name] not in allowed:
                 raise SettingsError(f"{name}={values[name]} is none of {', '.join(allowed)}")
+        batch = values["SAGEMAKER_BATCH"] == "true"
+        timeout = _number("OPTML_TIMEOUT", values, 0, 3600)
+        if batch and not environment.get("OPTML_TIMEOUT"):
+            timeout = 0
         return cls(
             model=Path(values["SAGEMAKER_BASE_DIR"]) / "model",
             host=values["OPTML_HOST"],
             port=_number("SAGEMAKER_BIND_TO_PORT", values, 1, 65535),
             max_body=_number("SAGEMAKER_MAX_PAYLOAD_IN_MB", values, 1, 1024) * 1024 * 1024,
+            batch=batch,
+            sdk_local_mode=environment.get("SAGEMAKER_BATCH") == "True",
             runtime=values["OPTML_RUNTIME"],
             precision=values["OPTML_PRECISION"],
+            timeout=timeout or math.inf,
+            max_requests=_number("OPTML_MAX_REQUESTS", values, 1, 10_000),
+            max_tokens=_number("OPTML_MAX_TOKENS", values, 1, 2**40),
+            log_all=values["OPTML_ACCESS_LOG"] == "all",
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textmodel.artifact import Artifact
+from textmodel.artifact import Artifact, Manifest
 from textmodel.hardware import Choice
 from textmodel.heads import HEADS, Head
 from textmodel.runtime import Runtime, load_runtime
@@ -57,11 +57,19 @@ class TextClassifier:
     runtime: Runtime
     head: Head
     choices: tuple[Choice[Any], ...]
-    multi_label: bool = False
+    manifest: Manifest
 
-    def probabilities(self, batch: Sequence[Tokens]) -> Array:
-        """Classify one batch; returns (batch, labels)."""
-        return self.head(self.runtime(batch))
+    @property
+    def multi_label(self) -> bool:
+        return self.manifest.multi_label
+
+    def execute(self, batch: Sequence[Tokens]) -> list[tuple[Array, Array]]:
+        """Execute one batch; returns what the encoder gave, (features,), and the scores, (labels,).
+
+        Where the encoder ends in logits, those are its features.
+        """
+        features = self.runtime(batch)
+        return list(zip(features, self.head(features), strict=True))
 
     def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:
         """Classify any number of texts; returns (texts, labels) in the order given."""
@@ -70,16 +78,27 @@ class TextClassifier:
         )
         return np.concatenate([self.head(output) for output in outputs])
 
-    def choose(self, scores: Array, top_k: int | None = None) -> list[int]:
+    def choose(
+        self, scores: Array, top_k: int | None = 0, threshold: float | None = None
+    ) -> list[int]:
         """Return the indexes of the labels that one text's scores (labels,) speak for, best first.
 
-        These are the `top_k` best, if given. Else the best one, or of a multi-label model all from
-        THRESHOLD up, which may be none.
+        Args:
+            scores: one a label.
+            top_k: how many at most; None for all.
+            threshold: the score from which on a label counts.
+
+        Without either, it is the best one, or of a multi-label model all from THRESHOLD up, which
+        may be none.
         """
+        if not top_k and threshold is None and top_k is not None:
+            if not self.multi_label:
+                return [int(scores.argmax())]
+            threshold = THRESHOLD
         order = np.argsort(-scores, kind="stable")
-        if top_k is None:
-            top_k = int((scores >= THRESHOLD).sum()) if self.multi_label else 1
-        return [int(index) for index in order[:top_k]]
+        if threshold is not None:
+            order = order[: int((scores >= threshold).sum())]
+        return [int(index) for index in (order[:top_k] if top_k else order)]
 
 
 def load_classifier(
@@ -94,7 +113,7 @@ def load_classifier(
     tokenizer, loaded, choices = load_parts(artifact, runtime, precision)
     head = HEADS[artifact.manifest.head](artifact)
     manifest = artifact.manifest
-    return TextClassifier(manifest.labels, tokenizer, loaded, head, choices, manifest.multi_label)
+    return TextClassifier(manifest.labels, tokenizer, loaded, head, choices, manifest)
 
 
 def load_parts(

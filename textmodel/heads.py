@@ -27,6 +27,10 @@ class Head(Protocol):
 
     def __call__(self, features: Array) -> Array: ...
 
+    def logits(self, features: Array) -> Array | None:
+        """Return what the probabilities are made of, (batch, labels); None where nothing is."""
+        ...
+
 
 class Logits:
     """The head of an encoder that ends in logits of its own."""
@@ -36,6 +40,9 @@ class Logits:
 
     def __call__(self, features: Array) -> Array:
         return self._activate(features)
+
+    def logits(self, features: Array) -> Array:
+        return features
 
 
 class Linear:
@@ -57,7 +64,10 @@ class Linear:
         save_file(contiguous, directory / LINEAR_FILE)
 
     def __call__(self, features: Array) -> Array:
-        return self._activate(features @ self._weight.T + self._bias)
+        return self._activate(self.logits(features))
+
+    def logits(self, features: Array) -> Array:
+        return features @ self._weight.T + self._bias
 
 
 class Forest:
@@ -80,6 +90,9 @@ class Forest:
         # (rows, 1, labels), or of a multi-label forest (rows, labels, no and yes)
         scores = scores[..., 1] if self._multi_label else scores.reshape(len(features), -1)
         return np.asarray(scores, np.float32)
+
+    def logits(self, features: Array) -> None:
+        return None
 
 
 HEADS: dict[str, Callable[[Artifact], Head]] = {

@@ -26,6 +26,8 @@ class Runtime(Protocol):
     """How many batches are worth running at the same time."""
     batch_size: int
     """How many texts are worth running together while others wait."""
+    batch_tokens: int
+    """How many tokens, padding included, where that is fewer texts."""
     bulk_batch_size: int
     """The same where all texts are known and sorted by length."""
 
@@ -38,6 +40,7 @@ class OpenVINORuntime:
     """The graph that `train` exported, on the cores of this container."""
 
     batch_size = 8  # fills a core already; more would only add padding
+    batch_tokens = 1024
     bulk_batch_size = 32
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
@@ -86,6 +89,7 @@ class TorchRuntime:
 
     streams = 1
     batch_size = 64
+    batch_tokens = 16384
     bulk_batch_size = 256
 
     def __init__(self, artifact: Artifact, pad_id: int, device: str, precision: str) -> None:

@@ -1,0 +1,78 @@
+"""What a server asks of a model, and what a model of a server: bodies, types, time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from serve.settings import Settings
+
+__all__ = ["ARRIVED", "Clock", "Invocation", "Reply", "Servable"]
+
+ARRIVED: ContextVar[float] = ContextVar("arrived")
+"""When the request of this thread came, by `time.monotonic`: it may have waited for the thread."""
+
+
+@dataclass(frozen=True)
+class Invocation:
+    """One request to a model."""
+
+    body: BinaryIO
+    content_type: str | None
+    accept: str
+    """The header as it came; empty where there is none."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The answer to an invocation."""
+
+    parts: Iterable[bytes]
+    """The body, made while it is read."""
+    media_type: str
+
+
+@dataclass
+class Clock:
+    """How long a request may take, whether its client is still there, and where its time went."""
+
+    deadline: float = math.inf
+    """By `time.monotonic`."""
+    gone: Callable[[], bool] = lambda: False
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"tokenize": 0.0, "queue": 0.0, "model": 0.0}
+    )
+
+
+class Servable(Protocol):
+    """A model that can be loaded, asked and unloaded. Thread-safe once it is loaded."""
+
+    @property
+    def fault(self) -> str:
+        """Why it cannot be asked now; empty when it can."""
+        ...
+
+    def load(self, directory: Path, settings: Settings) -> None:
+        """Load the model and make a first real prediction.
+
+        Raises:
+            ArtifactError: the directory cannot be used.
+        """
+        ...
+
+    def unload(self) -> None:
+        """Release the model; what still waits for it fails."""
+        ...
+
+    def invoke(self, invocation: Invocation, clock: Clock) -> Reply:
+        """Answer a request.
+
+        Raises:
+            RequestError: it is not answered; also while the reply's parts are read.
+        """
+        ...
