@@ -3,7 +3,7 @@
 Each runs as its own documentation says for one machine. In `command` and `variables`, {bin} is the
 contender's environment, {model} its model directory, {job} the directory above that, {port} where
 to listen, {cores} how many cores there are, {apps} the folder of the scripts that ship here.
-
+"""
 
 from __future__ import annotations
 
@@ -57,19 +57,20 @@ def _ours(precision: str, model: str = "ours") -> Contender:
     )
 
 
-def _infinity(environment: str, *options: str, **settings: Any) -> Contender:
+def _infinity(
+    environment: str, packages: tuple[str, ...], options: str, model: str = "plain"
+) -> Contender:
+    command = "{bin}/infinity_emb v2 --model-id {model} --served-model-name model --device cpu"
     return Contender(
-        command=(
-            "{bin}/infinity_emb", "v2", "--model-id", "{model}", "--served-model-name", "model",
-            "--device", "cpu", "--host", "127.0.0.1", "--port", "{port}", *options,
-        ),
+        command=(*command.split(), "--host", "127.0.0.1", "--port", "{port}", *options.split()),
+        packages=packages,
         environment=environment,
+        model=model,
         route="/classify",
         body=lambda text: {"model": "model", "input": [text]},
         label=lambda answer: str(max(answer["data"][0], key=lambda row: row["score"])["label"]),
         ping="/health",
-        **settings,
-    )  # fmt: skip
+    )
 
 
 _GUNICORN = (
@@ -78,6 +79,7 @@ _GUNICORN = (
 )  # fmt: skip
 # As many worker processes as cores, with as many threads each, hold each other up a hundred times.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+_INFINITY = ("infinity-emb[server,torch]==0.0.78", TORCH)
 _TRANSFORMERS = "transformers==5.23.0"
 
 CONTENDERS: Mapping[str, Contender] = {
@@ -106,18 +108,12 @@ CONTENDERS: Mapping[str, Contender] = {
         environment="flask-pipeline",
         variables={"MODEL": "{model}"} | _ONE_THREAD,
     ),
-    "infinity": _infinity(
-        "infinity", "--engine", "torch", packages=("infinity-emb[server,torch]==0.0.78", TORCH)
-    ),
-    "infinity-bf16": _infinity(
-        "infinity", "--engine", "torch", "--dtype", "bfloat16",
-        packages=("infinity-emb[server,torch]==0.0.78", TORCH),
-    ),  # fmt: skip
+    "infinity": _infinity("infinity", _INFINITY, "--engine torch"),
+    "infinity-bf16": _infinity("infinity", _INFINITY, "--engine torch --dtype bfloat16"),
     # It does not cut texts, so its own warm-up fails, and so do long texts.
     "infinity-onnx": _infinity(
-        "infinity-onnx", "--engine", "optimum", "--no-model-warmup",
-        packages=ONNX_PACKAGES, model="onnx",
-    ),  # fmt: skip
+        "infinity-onnx", ONNX_PACKAGES, "--engine optimum --no-model-warmup", model="onnx"
+    ),
     "inference-server": Contender(
         command=(*_GUNICORN, "inference_server_hooks:app"),
         packages=("inference-server==1.3.3", "gunicorn==26.0.0", _TRANSFORMERS, TORCH),

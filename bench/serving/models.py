@@ -88,9 +88,10 @@ def onnx(data: Path) -> Path:
     directory = CACHE / "models/onnx"
     if not (directory / "model/model.onnx").exists():
         source = plain(data) / "model"
-        export = [environment("infinity-onnx", ONNX_PACKAGES) / "optimum-cli", "export", "onnx"]
+        program = environment("infinity-onnx", ONNX_PACKAGES) / "optimum-cli"
+        options = ["--model", source, "--task", "text-classification"]
         done = subprocess.run(
-            [*export, "--model", source, "--task", "text-classification", directory / "model"],
+            [program, "export", "onnx", *options, directory / "model"],
             capture_output=True,
             text=True,
         )

@@ -72,7 +72,7 @@ def _send(data: Path, sent: Sequence[str], size: int) -> tuple[list[str], float]
     """Send texts to a fresh server, `size` lines a body; return the labels and the seconds."""
     lines = [json.dumps({"inputs": text}).encode() + b"\n" for text in sent]
     bodies = [b"".join(lines[start : start + size]) for start in range(0, len(lines), size)]
-    (
+    with (
         # In such a job a request may take as long as it needs.
         running(CONTENDER, data, SAGEMAKER_BATCH="true") as server,
         ThreadPoolExecutor(CONNECTIONS) as connections,

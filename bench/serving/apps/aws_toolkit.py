@@ -6,8 +6,8 @@ all addresses, neither of which is right on a developer's machine; nothing else 
 
 from __future__ import annotations
 
-import os
 import tempfile
+from pathlib import Path
 
 from sagemaker_huggingface_inference_toolkit import (  # type: ignore[import-not-found]
     mms_model_server,
@@ -15,7 +15,7 @@ from sagemaker_huggingface_inference_toolkit import (  # type: ignore[import-not
 )
 from sagemaker_inference import model_server  # type: ignore[import-not-found]
 
-config = os.path.join(tempfile.gettempdir(), "mms.properties")
+config = str(Path(tempfile.gettempdir()) / "mms.properties")
 model_server.MMS_CONFIG_FILE = mms_model_server.MMS_CONFIG_FILE = config
 generate = model_server._generate_mms_config_properties
 model_server._generate_mms_config_properties = lambda *arguments: generate(*arguments).replace(

@@ -5,30 +5,34 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import inference_server  # type: ignore[import-not-found]
 from inference_server._plugin import manager  # type: ignore[import-not-found]
 from transformers import pipeline
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+hook: Callable[[Function], Function] = inference_server.plugin_hook
 
-@inference_server.plugin_hook
+
+@hook
 def model_fn(model_dir: str) -> Any:
     # The package always passes /opt/ml/model.
     return pipeline("text-classification", model=os.environ["MODEL"], device="cpu")
 
 
-@inference_server.plugin_hook
+@hook
 def input_fn(input_data: bytes, content_type: str) -> Any:
     return json.loads(input_data)["inputs"]
 
 
-@inference_server.plugin_hook
+@hook
 def predict_fn(data: Any, model: Any) -> Any:
     return model(data, truncation=True)
 
 
-@inference_server.plugin_hook
+@hook
 def output_fn(prediction: Any, accept: Any) -> tuple[bytes, str]:
     return json.dumps(prediction).encode(), "application/json"
 
