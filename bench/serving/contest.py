@@ -64,7 +64,7 @@ def contest(
                     _measure(measured, data, name, kind, sent, expected, clients, seconds)
                 except Unavailable as reason:
                     unavailable[f"{name}/{kind}"] = str(reason)
-                    print(f"{name:28} not available: {reason}", flush=True)
+                    print(f"{name:28} not available: {str(reason)[:200]}", flush=True)
     points = _medians(measured)
     if rounds > 1:
         print(f"\nmedians of {rounds} rounds")

@@ -33,6 +33,7 @@ ONNX_PACKAGES = (
     "pyarrow==20.0.0",
     TORCH,
 )
+_EXPORT_PACKAGES = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH)
 
 
 def ours(data: Path, name: str = "ours", **hyperparameters: str) -> Path:
@@ -88,15 +89,15 @@ def onnx(data: Path) -> Path:
     directory = CACHE / "models/onnx"
     if not (directory / "model/model.onnx").exists():
         source = plain(data) / "model"
-        program = environment("infinity-onnx", ONNX_PACKAGES) / "optimum-cli"
-        options = ["--model", source, "--task", "text-classification"]
+        program = environment("onnx-export", _EXPORT_PACKAGES) / "optimum-cli"
+        options = ("--model", source, "--task", "text-classification")
         done = subprocess.run(
-            [program, "export", "onnx", *options, directory / "model"],
+            (program, "export", "onnx", *options, directory / "model"),
             capture_output=True,
             text=True,
         )
         if done.returncode:
-            raise Unavailable(f"the export to ONNX failed: {done.stderr[-1500:]}")
+            raise Unavailable(f"the export to ONNX failed: {done.stderr.strip()[-400:]}")
     return directory
 
 
