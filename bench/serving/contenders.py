@@ -2,7 +2,8 @@
 
 Each runs as its own documentation says for one machine. In `command` and `variables`, {bin} is the
 contender's environment, {model} its model directory, {job} the directory above that, {port} where
-to listen, {cores} how many cores there are, {apps} the folder of the scripts that ship here.
+to listen, {spare} another free port, {cores} how many cores there are, {apps} the folder of the
+scripts that ship here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.serving.environments import TORCH
-from bench.serving.models import ONNX_PACKAGES
+from bench.serving.models import ONNX_PACKAGES, TORCHSERVE_PACKAGES
 
 __all__ = ["AWS", "CONTENDERS", "Contender"]
 
@@ -128,5 +129,24 @@ CONTENDERS: Mapping[str, Contender] = {
         variables={"MODEL": "{model}", "PORT": "{port}"},
         route="/predict",
         ping="/health",
+    ),
+    "torchserve": Contender(
+        command=(
+            *("{bin}/torchserve", "--start", "--foreground", "--model-store", "{model}"),
+            *("--models", "classifier=classifier", "--ts-config", "{apps}/torchserve.properties"),
+        ),
+        packages=TORCHSERVE_PACKAGES,
+        environment="torchserve",
+        variables={
+            "TS_INFERENCE_ADDRESS": "http://127.0.0.1:{port}",
+            "TS_MANAGEMENT_ADDRESS": "http://127.0.0.1:{port}",
+            "TS_METRICS_ADDRESS": "http://127.0.0.1:{spare}",
+        }
+        | _ONE_THREAD,
+        model="torchserve",
+        route="/predictions/classifier",
+        label=lambda answer: str(answer["label"]),
+        ping="/ping",
+        needs=("java",),
     ),
 }

