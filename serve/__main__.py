@@ -14,15 +14,19 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_help())
         return 0
+    from serve.errors import UserCodeError
     from serve.launcher import launch
     from serve.logs import log_to_stdout
-    from textmodel.artifact import Artifact, ArtifactError
+    from serve.servables import check
+    from textmodel.artifact import ArtifactError
 
     log_to_stdout()
     try:
         settings = Settings.from_environment()
-        Artifact.open(settings.model)  # before any server starts: the cause is the last log line
-    except (SettingsError, ArtifactError) as error:
+        if not settings.multi_model:
+            # Before any server starts: the cause is the last log line.
+            check(settings.model, settings)
+    except (SettingsError, ArtifactError, UserCodeError) as error:
         log.error("%s", error)
         return 1
     launch(settings)
@@ -35,7 +39,9 @@ def _help() -> str:
         [
             "usage: serve    (docker run IMAGE serve, or python -m serve)",
             "",
-            "Answers GET /ping and POST /invocations with the model in /opt/ml/model.",
+            "Answers GET /ping and POST /invocations with the model in /opt/ml/model. With",
+            "SAGEMAKER_MULTI_MODEL=true it has any number of models, which POST /models loads and",
+            "DELETE /models/NAME unloads; POST /models/NAME/invoke asks one.",
             "",
             "Environment variables, with defaults:",
             *rows,

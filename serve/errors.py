@@ -5,15 +5,22 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "BadModel",
     "BadRequest",
     "ClientGone",
+    "ModelExists",
+    "NoMemory",
+    "NoModel",
     "NotAcceptable",
     "NotReady",
     "Overloaded",
     "RequestError",
+    "Stalled",
     "TooLarge",
     "TooLate",
     "UnsupportedMediaType",
+    "UserCodeError",
+    "UserCodeRefusal",
     "body",
 ]
 
@@ -52,6 +59,40 @@ class TooLarge(RequestError):
     code = "too_large"
 
 
+class Stalled(RequestError):
+    """The client does not send the rest of its body."""
+
+    status = 408
+    code = "stalled"
+
+
+class NoModel(RequestError):
+    """There is no model of that name, or none at that path."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class ModelExists(RequestError):
+    """A model of that name is loaded already."""
+
+    status = 409
+    code = "model_exists"
+
+
+class BadModel(RequestError):
+    """The directory of a model cannot be used."""
+
+    code = "bad_model"
+
+
+class NoMemory(RequestError):
+    """A model does not fit into memory; the platform unloads others then, and tries again."""
+
+    status = 507
+    code = "insufficient_memory"
+
+
 class NotReady(RequestError):
     """The model is still being loaded, or its engine is broken."""
 
@@ -84,6 +125,23 @@ class ClientGone(RequestError):
 
     status = 499
     code = "client_gone"
+
+
+class UserCodeError(RequestError):
+    """The user's own code failed. The message names the function, the line and the exception."""
+
+    status = 500
+    code = "user_code_error"
+
+
+class UserCodeRefusal(RequestError):
+    """The user's own code raised an exception that has the status of the answer with it."""
+
+    code = "refused_by_user_code"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def body(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:

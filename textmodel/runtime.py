@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,17 +39,16 @@ class Runtime(Protocol):
 
 
 class OpenVINORuntime:
-    """The graph that `train` exported, on the cores of this container."""
+    """An OpenVINO graph, on the cores of this container."""
 
     batch_size = 8  # fills a core already; more would only add padding
     batch_tokens = 1024
     bulk_batch_size = 32
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
-        xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
         self.streams = cpu_count().value
         compiled = openvino_core().compile_model(
-            xml,
+            _graph(artifact),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
@@ -70,6 +71,28 @@ class OpenVINORuntime:
             return np.array(request.get_output_tensor(0).data, np.float32)
         finally:
             self._requests.put(request)
+
+
+def _graph(artifact: Artifact) -> Any:
+    """Return the path of the graph that `train` exported; of a plain directory, one made now.
+
+    Raises:
+        ArtifactError: a file is not the one that was written, or there can be no graph.
+    """
+    if not artifact.plain:
+        xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
+        return xml
+    from textmodel.encoder import convert_openvino, load_encoder
+
+    manifest = artifact.manifest
+    encoder = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
+    try:
+        return convert_openvino(encoder)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{artifact.directory} cannot be converted for OpenVINO: {error}. Set "
+            "OPTML_RUNTIME=torch, which is slower on CPUs"
+        ) from error
 
 
 @cache
@@ -153,5 +176,27 @@ def load_runtime(
             f"it was written for {', '.join(artifact.manifest.runtimes)}"
         )
     if chosen.value == "openvino":
-        return OpenVINORuntime(artifact, pad_id, precise.value), choices
+        return _shared(artifact, pad_id, precise.value), choices
     return TorchRuntime(artifact, pad_id, on.value, precise.value), choices
+
+
+_loaded: WeakValueDictionary[tuple[object, ...], OpenVINORuntime] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _shared(artifact: Artifact, pad_id: int, precision: str) -> OpenVINORuntime:
+    """Return the runtime of an encoder, which models with the same one have in common.
+
+    That is every model with a head on the same frozen encoder: each further one costs next to
+    nothing. The last that is released takes the encoder with it.
+    """
+    checksums = [artifact.manifest.files.get(name) for name in OPENVINO_FILES]
+    key = (*checksums, pad_id, precision)
+    with _loading:
+        runtime = _loaded.get(key)
+        if runtime is None:
+            _loaded[key] = runtime = OpenVINORuntime(artifact, pad_id, precision)
+            return runtime
+    for name in OPENVINO_FILES:
+        artifact.file(name)
+    return runtime

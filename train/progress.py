@@ -38,7 +38,11 @@ def progress(log: logging.Logger, what: str, *, unit: str = "", before: int = 0)
         rate = (done - before) / max(now - start, 1e-9)
         known = "" if total is None else f" of {total / scale:.0f}"
         left = f", {(total - done) / rate:.0f} s left" if total is not None and rate > 0 else ""
-        log.info("%s: %.0f%s%s (%.0f a second%s)", what, done / scale, known, spaced,
-                 rate / scale, left)  # fmt: skip
+        log.info("%s: %.0f%s%s (%s a second%s)", what, done / scale, known, spaced,
+                 _three_digits(rate / scale), left)  # fmt: skip
 
     return report
+
+
+def _three_digits(rate: float) -> str:
+    return f"{rate:.0f}" if rate >= 100 else f"{rate:.3g}"

@@ -76,3 +76,12 @@ def test_nothing_done_yet_is_told_without_a_guess(
     clock.now += INTERVAL
     report(0, 1000)
     assert caplog.messages == ["steps: 0 of 1000 (0 a second)"]
+
+
+def test_slow_progress_is_told_in_three_digits(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = progress(log, "steps")
+    clock.now += 64
+    report(27, 1000)
+    assert caplog.messages == ["steps: 27 of 1000 (0.422 a second, 2306 s left)"]
