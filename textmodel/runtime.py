@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,5 +176,27 @@ def load_runtime(
             f"it was written for {', '.join(artifact.manifest.runtimes)}"
         )
     if chosen.value == "openvino":
-        return OpenVINORuntime(artifact, pad_id, precise.value), choices
+        return _shared(artifact, pad_id, precise.value), choices
     return TorchRuntime(artifact, pad_id, on.value, precise.value), choices
+
+
+_loaded: WeakValueDictionary[tuple[object, ...], OpenVINORuntime] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _shared(artifact: Artifact, pad_id: int, precision: str) -> OpenVINORuntime:
+    """Return the runtime of an encoder, which models with the same one have in common.
+
+    That is every model with a head on the same frozen encoder: each further one costs next to
+    nothing. The last that is released takes the encoder with it.
+    """
+    checksums = [artifact.manifest.files.get(name) for name in OPENVINO_FILES]
+    key = (*checksums, pad_id, precision)
+    with _loading:
+        runtime = _loaded.get(key)
+        if runtime is None:
+            _loaded[key] = runtime = OpenVINORuntime(artifact, pad_id, precision)
+            return runtime
+    for name in OPENVINO_FILES:
+        artifact.file(name)
+    return runtime

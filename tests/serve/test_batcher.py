@@ -348,12 +348,15 @@ def test_what_waits_fails_at_the_end_and_what_is_executed_is_answered(gate: Gate
     batcher = Batcher(gate, streams=1, batch_size=8)
     running = occupy(batcher, gate)
     waiting = [submit(batcher, [[1]]), submit_bulk(batcher, [[1]], 8)]
-    batcher.close()
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
     for job in waiting:
         assert job.wait(60)
         with pytest.raises(NotReady, match="unloaded"):
             job.results()
+    assert closing.is_alive()  # while a batch is in hand
     gate.open.set()
+    closing.join()
     assert running.results() == [0]
     with pytest.raises(NotReady, match="unloaded"):
         submit(batcher, [[1]])
