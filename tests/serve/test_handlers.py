@@ -663,6 +663,34 @@ def test_request_whose_turn_does_not_come_in_time_is_refused(serve: Maker) -> No
         assert first.result().status == 200
 
 
+def test_unloading_waits_for_the_request_in_hand_and_fails_those_that_wait(serve: Maker) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    client = serve(
+        "def model_fn(model_dir): return []\n"
+        "def predict_fn(d, model):\n    model[0].set()\n    model[1].wait(60)\n    return 1\n"
+    )
+    client._model._model.extend([entered, leave])  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(3) as others:
+        first = others.submit(client.post, "x")
+        assert entered.wait(60)
+        closed = others.submit(client.close)
+        second = others.submit(client.post, "x")
+        time.sleep(0.1)
+        assert not closed.done()
+        leave.set()
+        closed.result(60)
+        assert first.result().json() == 1
+        assert error(second.result())[:2] == (503, "not_ready")
+
+
+def test_model_that_fails_to_load_leaves_nothing_behind(serve: Maker) -> None:
+    path = list(sys.path)
+    with pytest.raises(UserCodeError):
+        serve("def model_fn(model_dir): return 1 / 0\n")
+    assert sys.path == path
+    assert "inference" not in sys.modules
+
+
 # The whole server
 
 
