@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from serve.errors import NotReady, Overloaded, TooLate
 from serve.streams import Streams
+from textmodel.classifier import alike
 
 __all__ = ["Batcher", "Executed", "Job"]
 
@@ -166,9 +167,9 @@ class Batcher(Generic[Result]):
             self._schedule(len(items))
 
     def submit_bulk(
-        self, job: Job[Result], batch_size: int, owner: object = None, admitted: bool = False
+        self, job: Job[Result], batch_tokens: int, owner: object = None, admitted: bool = False
     ) -> None:
-        """Queue a part of a large request, in batches of like lengths.
+        """Queue a part of a large request, in batches of like lengths and so many tokens at most.
 
         The parts of one `owner` are executed one after the other, those of several in turns.
 
@@ -176,8 +177,8 @@ class Batcher(Generic[Result]):
             Overloaded: as `submit`.
         """
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
-        items.sort(key=lambda item: -item.length)
-        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        places = alike([item.length for item in items], batch_tokens)
+        batches = [[items[place] for place in batch] for batch in places]
         with self._changed:
             tokens = sum(item.length for item in items)
             self._admit(tokens, self._tokens, job.deadline, admitted)

@@ -24,7 +24,7 @@ from serve.settings import Settings
 from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
-from textmodel.classifier import TextClassifier, load_classifier
+from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
 from textmodel.tokenizer import Tokens
 
 __all__ = ["Predictor"]
@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 SMALL = 64
 """Texts up to which a request is mixed with others; a larger one is cut into windows."""
-WINDOW_TEXTS = 4096
-"""Texts of a window, which is sorted by length; as in training."""
 WINDOW_CHARACTERS = 1_000_000
 """Characters of a window at most, but for its last text."""
 PATIENCE = 0.5
@@ -152,7 +150,7 @@ class Predictor:
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
             if len(window.job.tokens) > SMALL:
-                size = _there(self._classifier).runtime.bulk_batch_size
+                size = _there(self._classifier).runtime.bulk_batch_tokens
                 _there(self._batcher).submit_bulk(window.job, size, clock, number > 0)
             else:
                 _there(self._batcher).submit(window.job, number > 0)

@@ -30,8 +30,8 @@ class Runtime(Protocol):
     """How many texts are worth running together while others wait."""
     batch_tokens: int
     """How many tokens, padding included, where that is fewer texts."""
-    bulk_batch_size: int
-    """The same where all texts are known and sorted by length."""
+    bulk_batch_tokens: int
+    """How many tokens are worth running together where all texts are known and sorted by length."""
 
     def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """Return the encoder's output, (batch, features)."""
@@ -43,7 +43,7 @@ class OpenVINORuntime:
 
     batch_size = 8  # fills a core already; more would only add padding
     batch_tokens = 1024
-    bulk_batch_size = 32
+    bulk_batch_tokens = 1024  # faster by 2 % than 32 texts each, and by 6 than 512 or 4096 tokens
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
         self.streams = cpu_count().value
@@ -113,7 +113,7 @@ class TorchRuntime:
     streams = 1
     batch_size = 64
     batch_tokens = 16384
-    bulk_batch_size = 256
+    bulk_batch_tokens = 65536
 
     def __init__(self, artifact: Artifact, pad_id: int, device: str, precision: str) -> None:
         import torch
