@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
 """Seconds between two looks whether a client still waits for its turn."""
+LEAVE = 5.0
+"""Seconds in which what runs has to end when the model is unloaded."""
 
 
 @dataclass(frozen=True)
@@ -112,12 +114,18 @@ class UserModel:
         self._fault = ""
 
     def unload(self) -> None:
-        """Release the model once nothing of the program runs; what waits for its turn fails."""
+        """Release the model once nothing of the program runs; what waits for its turn fails.
+
+        A function that does not come to an end is not waited for longer than LEAVE.
+        """
         self._fault = "the model is being unloaded"
-        for _ in range(self._threads):
-            self._turns.acquire()
-        if self._threads:
-            self._turns.release(self._threads)
+        limit = time.monotonic() + LEAVE
+        taken = sum(
+            self._turns.acquire(timeout=max(0.0, limit - time.monotonic()))
+            for _ in range(self._threads)
+        )
+        if taken:
+            self._turns.release(taken)  # for those that wait, to learn of it
         if self._is_built_in:
             self._model.unload()
         self._model = None
@@ -161,6 +169,8 @@ class UserModel:
         """
         came = time.monotonic()
         while not self._turns.acquire(timeout=PATIENCE):
+            if self._fault:
+                raise NotReady(self._fault)
             if clock.gone():
                 raise ClientGone("the client has closed the connection")
             if time.monotonic() > clock.deadline:

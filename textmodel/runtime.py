@@ -176,7 +176,9 @@ def load_runtime(
             f"it was written for {', '.join(artifact.manifest.runtimes)}"
         )
     if chosen.value == "openvino":
-        return _shared(artifact, pad_id, precise.value), choices
+        # A plain model has no checksums to tell whether its encoder is another's, too.
+        load = OpenVINORuntime if artifact.plain else _shared
+        return load(artifact, pad_id, precise.value), choices
     return TorchRuntime(artifact, pad_id, on.value, precise.value), choices
 
 
