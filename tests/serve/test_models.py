@@ -315,6 +315,16 @@ def test_a_model_that_is_being_unloaded_is_asked_no_more(
         unloading.result(60)
 
 
+def test_ping_is_503_once_no_loaded_model_can_be_asked(loaded: FlaskClient, models: Models) -> None:
+    expected = {"red": 200, "blue": 503}
+    for name, status in expected.items():
+        with models.using(name, Clock()) as model:
+            assert isinstance(model, TextModel)
+            assert model._predictor._batcher
+            model._predictor._batcher.broken = True
+        assert loaded.get("/ping").status_code == status
+
+
 def test_others_are_answered_while_models_come_and_go(
     loaded: FlaskClient, directories: dict[str, Path]
 ) -> None:
