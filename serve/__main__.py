@@ -14,18 +14,19 @@ def main() -> int:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(_help())
         return 0
+    from serve.errors import UserCodeError
     from serve.launcher import launch
     from serve.logs import log_to_stdout
-    from textmodel.artifact import Artifact, ArtifactError
+    from serve.servables import check
+    from textmodel.artifact import ArtifactError
 
     log_to_stdout()
     try:
         settings = Settings.from_environment()
         if not settings.multi_model:
-            Artifact.open(
-                settings.model
-            )  # before any server starts: the cause is the last log line
-    except (SettingsError, ArtifactError) as error:
+            # Before any server starts: the cause is the last log line.
+            check(settings.model, settings)
+    except (SettingsError, ArtifactError, UserCodeError) as error:
         log.error("%s", error)
         return 1
     launch(settings)

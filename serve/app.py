@@ -9,14 +9,16 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wsgi import wrap_file
 
 from serve import metrics, model_routes
-from serve.errors import NotReady, RequestError, TooLarge, body
+from serve.body import Body
+from serve.errors import NotReady, RequestError, UnsupportedMediaType, UserCodeError, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.models import Models
 from serve.settings import Settings
@@ -38,7 +40,6 @@ ACCOUNTED = re.compile("/invocations|/models/[^/]+/invoke")
 def create_app(model: Servable | Models, settings: Settings) -> Flask:
     """Return the WSGI application around a model, which may still be loading, or around many."""
     app = Flask("serve")
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body
 
     @app.route("/ping", methods=["GET", "POST"])
     def ping() -> Response:
@@ -48,10 +49,11 @@ def create_app(model: Servable | Models, settings: Settings) -> Flask:
 
     @app.post("/invocations")
     def invocations() -> Response:
-        return _answer(model)
+        return _answer(model, settings)
 
     if isinstance(model, Models):
-        app.register_blueprint(model_routes.many_models(model, _answer))
+        answer = partial(_answer, settings=settings)
+        app.register_blueprint(model_routes.many_models(model, answer))
         routes = model_routes.ROUTES
     else:
         app.register_blueprint(model_routes.one_model())
@@ -87,20 +89,19 @@ def create_app(model: Servable | Models, settings: Settings) -> Flask:
     def refused(error: RequestError) -> Response:
         return _error(error.status, error.code, str(error), error.retry_after)
 
-    @app.errorhandler(RequestEntityTooLarge)
-    def too_large(error: RequestEntityTooLarge) -> Response:
-        return refused(
-            TooLarge(
-                f"the body is larger than {settings.max_body / 2**20:g} MB; send fewer texts at "
-                "once, or raise SAGEMAKER_MAX_PAYLOAD_IN_MB"
-            )
-        )
+    @app.errorhandler(UserCodeError)
+    def failed_in_user_code(error: UserCodeError) -> Response:
+        log.error("%s", error, exc_info=error.__cause__, extra={"request_id": g.request_id})
+        return refused(error)
 
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:
         status = error.code or 500
-        message = f"{error.name}: {request.method} {request.path}; there are {routes}"
-        return _error(status, error.name.lower().replace(" ", "_"), message)
+        message = f"{error.name}: {request.method} {request.path:.100}; there are {routes}"
+        response = _error(status, error.name.lower().replace(" ", "_"), message)
+        if isinstance(error, MethodNotAllowed) and error.valid_methods:
+            response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
+        return response
 
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
@@ -113,13 +114,22 @@ def create_app(model: Servable | Models, settings: Settings) -> Flask:
     return app
 
 
-def _answer(model: Servable | Models) -> Response:
+def _answer(model: Servable | Models, settings: Settings) -> Response:
     """Have a model answer the current request."""
-    return _response(model.invoke(_invocation(), g.clock))
+    reply = model.invoke(_invocation(settings), g.clock)
+    response = _response(reply)
+    response.status_code = reply.status
+    response.headers.update(reply.headers)
+    return response
 
 
-def _invocation() -> Invocation:
-    body = io.BufferedReader(cast(io.RawIOBase, request.stream), 65536)
+def _invocation(settings: Settings) -> Invocation:
+    encoding = request.headers.get("Content-Encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(
+            f"Content-Encoding {encoding!r:.40} is not read here; send the body as it is"
+        )
+    body = io.BufferedReader(Body(request.environ, settings.max_body), 65536)
     accept = request.headers.get("Accept", "")
     headers = cast(Mapping[str, str], request.headers)  # it is one but for its name
     return Invocation(body, request.content_type, accept, headers)

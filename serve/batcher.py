@@ -138,6 +138,7 @@ class Batcher(Generic[Result]):
         self._bulk: dict[object, deque[list[_Item[Result]]]] = {}  # batches of each large request
         self._turns = 0
         self._tokens = 0
+        self._small_tokens = 0  # of them, those that no large request keeps waiting
         self._rate = 0.0  # tokens a second of one stream, lately
         self._closed = False
         self._changed = threading.Condition()
@@ -158,7 +159,9 @@ class Batcher(Generic[Result]):
         """
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
         with self._changed:
-            self._admit(sum(item.length for item in items), job.deadline, admitted)
+            tokens = sum(item.length for item in items)
+            self._admit(tokens, self._small_tokens, job.deadline, admitted)
+            self._small_tokens += tokens
             self._waiting.extend(items)
             self._schedule(len(items))
 
@@ -176,7 +179,8 @@ class Batcher(Generic[Result]):
         items.sort(key=lambda item: -item.length)
         batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
         with self._changed:
-            self._admit(sum(item.length for item in items), job.deadline, admitted)
+            tokens = sum(item.length for item in items)
+            self._admit(tokens, self._tokens, job.deadline, admitted)
             self._bulk.setdefault(job if owner is None else owner, deque()).extend(batches)
             self._schedule(len(batches))
 
@@ -194,15 +198,15 @@ class Batcher(Generic[Result]):
         if self._own_threads:
             self._threads.close()
 
-    def _admit(self, tokens: int, deadline: float, admitted: bool) -> None:
+    def _admit(self, tokens: int, ahead: int, deadline: float, admitted: bool) -> None:
         if self._closed:
             raise NotReady("the model is being unloaded")
         rate = self._rate * self._streams
-        wait = self._tokens / rate if rate else 0.0
+        wait = ahead / rate if rate else 0.0
         late = wait > deadline - time.monotonic()
-        if not admitted and self._tokens and (late or self._tokens + tokens > self._max_tokens):
+        if not admitted and ahead and (late or ahead + tokens > self._max_tokens):
             raise Overloaded(
-                f"{self._tokens} tokens wait for the model already, about {wait:.0f} s of work; "
+                f"{ahead} tokens wait for the model already, about {wait:.0f} s of work; "
                 "send less at a time, try again later, or add instances",
                 retry_after=max(1.0, math.ceil(wait / 2)),
             )
@@ -238,8 +242,7 @@ class Batcher(Generic[Result]):
         started = time.monotonic()
         try:
             results = self._run([item.job.tokens[item.place] for item in batch])
-            for item, result in zip(batch, results, strict=True):
-                self._deliver(item, result)
+            pairs = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) == 1:
                 batch[0].job.fail(error)
@@ -251,6 +254,8 @@ class Batcher(Generic[Result]):
                     self._execute([item])
             return
         seconds = time.monotonic() - started
+        for item, result in pairs:
+            self._deliver(item, result)
         lengths = [item.length for item in batch]
         done = Executed(len(batch), sum(lengths), len(batch) * max(lengths), seconds)
         rate = done.tokens / max(seconds, 1e-6)
@@ -292,6 +297,7 @@ class Batcher(Generic[Result]):
             else:
                 self._turns += 1
                 batch = self._take_alike()
+                self._small_tokens -= sum(item.length for item in batch)
             self._tokens -= sum(item.length for item in batch)
             return batch
 

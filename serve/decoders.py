@@ -9,8 +9,11 @@ import codecs
 import csv
 import io
 import json
+import math
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import BinaryIO
 
 import numpy as np
@@ -18,9 +21,18 @@ from werkzeug.http import parse_options_header
 
 from serve.errors import BadRequest, RequestError, UnsupportedMediaType
 from serve.records import PAIR_KEY, SHAPES, TEXT_KEYS, Record, read_record, read_text
-from textmodel.tokenizer import Text
 
-__all__ = ["CSV", "DECODERS", "JSON", "LINES", "NPY", "Payload", "decode"]
+__all__ = [
+    "CSV",
+    "DECODERS",
+    "JSON",
+    "LINES",
+    "NPY",
+    "Payload",
+    "charset_of",
+    "decode",
+    "read_string",
+]
 
 JSON, LINES, CSV, NPY = "application/json", "application/jsonlines", "text/csv", "application/x-npy"
 LINE_TYPES = (
@@ -33,6 +45,11 @@ LINE_TYPES = (
 )
 
 csv.field_size_limit(2**31 - 1)  # the largest body is what limits a text
+
+_ASCII = bytes(range(128))
+_LETTERS = _ASCII.decode("ascii")
+_LENIENT = "surrogateescape"
+"""Bytes that are no characters become lone surrogates, which only their own row suffers from."""
 
 Records = Iterator[Record | RequestError]
 
@@ -66,32 +83,38 @@ def decode(stream: BinaryIO, content_type: str | None, batch: bool = False) -> P
     decoder = DECODERS.get(media_type.lower())
     if decoder is None:
         raise UnsupportedMediaType(
-            f"Content-Type {media_type!r} is not read here; send {', '.join(DECODERS)}"
+            f"Content-Type {media_type!r:.100} is not read here; send {', '.join(DECODERS)}"
         )
-    return decoder(stream, _charset(options.get("charset", "utf-8")), batch)
+    return decoder(stream, charset_of(options.get("charset", "utf-8")), batch)
 
 
-def _charset(name: str) -> str:
-    """Return Python's name of a character set whose lines end like those of ASCII."""
+def charset_of(name: str) -> str:
+    """Return Python's name of a character set that ASCII is a part of.
+
+    Raises:
+        BadRequest: it is none.
+    """
     try:
         found = codecs.lookup(name).name
-        if "\n".encode(found) != b"\n":
-            raise LookupError
+        if _LETTERS.encode(found) == _ASCII and _ASCII.decode(found, _LENIENT) == _LETTERS:
+            return found
     except (LookupError, ValueError):
-        raise BadRequest(f"charset {name!r} is not read here; send utf-8") from None
-    return found
+        pass
+    raise BadRequest(f"charset {name!r:.40} is not read here; send utf-8")
 
 
 def _json(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    text = _string(stream.read(), charset)
+    text = read_string(stream.read(), charset)
     try:
         value = json.loads(text)
     except RecursionError:
         raise BadRequest(f"the body is nested too deeply. Send {SHAPES}") from None
     except ValueError as error:
-        if batch and "Extra data" in str(error):  # lines of JSON that are not called so
+        lines = "Extra data" in str(error)
+        if batch and lines:
             return _lines(io.BytesIO(text.encode()), "utf-8", batch)
-        raise BadRequest(f"the body is not JSON: {error}. Send {SHAPES}") from None
+        advice = f"If it is a value a line, say {LINES}" if lines else f"Send {SHAPES}"
+        raise BadRequest(f"the body is not JSON: {error}. {advice}") from None
     record = read_record(value)
     return Payload(iter([Record([text], False, record.parameters) for text in record.texts]), JSON)
 
@@ -101,7 +124,7 @@ def _lines(stream: BinaryIO, charset: str, batch: bool) -> Payload:
 
 
 def _line(line: bytes, charset: str) -> Record:
-    text = _string(line, charset).strip()
+    text = read_string(line, charset).strip()
     if not text:
         raise BadRequest("the line is empty")
     try:
@@ -113,31 +136,44 @@ def _line(line: bytes, charset: str) -> Record:
 
 
 def _csv(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    # Bytes that are no characters become lone surrogates, which only their own row suffers from.
     encoding = "utf-8-sig" if charset == "utf-8" else charset
-    text = io.TextIOWrapper(stream, encoding, errors="surrogateescape", newline="")
-    rows = csv.reader(text)
-    first = next(rows, None)
-    if first is None:
+    text = io.TextIOWrapper(stream, encoding, errors=_LENIENT, newline="")
+    rows = _rows(csv.reader(text, strict=True))
+    bad: list[RequestError] = []  # rows before the one that tells what the columns are
+    first: list[str] = []
+    for row in rows:
+        if isinstance(row, list):
+            first = row
+            break
+        bad.append(row)
+    if not first and not bad:
         raise BadRequest("the body is empty; send a text a row, quoted if it has commas in it")
     names = [name.strip().lower() for name in first]
     columns = [names.index(key) for key in TEXT_KEYS if key in names][:1]
     if columns and PAIR_KEY in names:
         columns.append(names.index(PAIR_KEY))
-    if columns:
-        records: Records = (_attempt(_row, row, columns, len(names)) for row in rows)
-    else:
-        every = _chain(first, rows)
-        records = (_attempt(_row, row, list(range(len(first))), len(first)) for row in every)
-    return Payload(records, CSV, in_place=True, header=bool(columns))
+    header = bool(columns)
+    if not header:
+        columns = list(range(len(first)))
+        rows = chain([first] if first else [], rows)
+    records = (_attempt(_row, row, columns, len(first)) for row in rows)
+    return Payload(chain(bad, records), CSV, in_place=True, header=header)
 
 
-def _chain(first: list[str], rows: Iterator[list[str]]) -> Iterator[list[str]]:
-    yield first
-    yield from rows
+def _rows(reader: Iterator[list[str]]) -> Iterator[list[str] | RequestError]:
+    """Yield rows that have something in them; what is no such row is an error in its place."""
+    while True:
+        try:
+            yield next(reader) or BadRequest("the row is empty")
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield BadRequest(f"the row is not CSV: {error}; a quote within a text is written twice")
 
 
-def _row(row: list[str], columns: list[int], width: int) -> Record:
+def _row(row: list[str] | RequestError, columns: list[int], width: int) -> Record:
+    if isinstance(row, RequestError):
+        raise row
     if len(columns) > 2:
         raise BadRequest(
             f"the row has {width} columns; send the text alone, quoted if it has commas in it, or "
@@ -159,26 +195,52 @@ def _plain(stream: BinaryIO, charset: str, batch: bool) -> Payload:
     if batch:
         records = (_attempt(_plain_line, line, charset) for line in stream)
         return Payload(records, LINES, in_place=True)
-    return Payload(iter([Record([read_text(_string(stream.read(), charset), "the body")])]), JSON)
+    return Payload(
+        iter([Record([read_text(read_string(stream.read(), charset), "the body")])]), JSON
+    )
 
 
 def _plain_line(line: bytes, charset: str) -> Record:
-    return Record([read_text(_string(line, charset).rstrip("\r\n"), "the line")])
+    return Record([read_text(read_string(line, charset).rstrip("\r\n"), "the line")])
 
 
 def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    try:
-        array = np.load(io.BytesIO(stream.read()), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise BadRequest(f"the body is no npy file without pickle: {error}") from None
-    if not isinstance(array, np.ndarray) or array.ndim > 1 or array.dtype.kind not in "US":
-        kind = f"{array.dtype} of shape {array.shape}" if hasattr(array, "dtype") else "an archive"
-        raise BadRequest(f"the array must hold strings, (texts,); it is {kind}")
-    texts: list[Text] = []
-    for number, item in enumerate(array.reshape(-1).tolist()):
-        text = _string(item, charset) if isinstance(item, bytes) else item
-        texts.append(read_text(text, f"text {number}"))
+    strings = enumerate(_strings(stream.read(), charset))
+    texts = [read_text(string, f"text {number}") for number, string in strings]
     return Payload(iter([Record([text]) for text in texts]), NPY)
+
+
+def _strings(body: bytes, charset: str) -> list[str]:
+    """Return the strings of an npy file. No other type is read, so nothing is unpickled.
+
+    `np.load` would make an array as large as the header says before it looks for the data.
+    """
+    file = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = _NPY_HEADERS[version]
+        shape, _, dtype = read(file)
+    except (KeyError, ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
+        raise BadRequest(f"the body is no npy file: {error}") from None
+    if len(shape) > 1 or dtype.kind not in "US":
+        raise BadRequest(f"the array must hold strings, (texts,); it is {dtype} of shape {shape}")
+    data = body[file.tell() :]
+    if not dtype.itemsize or math.prod(shape) * dtype.itemsize != len(data):
+        raise BadRequest(f"the body has not the size of an array of {dtype} of shape {shape}")
+    items = [data[start : start + dtype.itemsize] for start in range(0, len(data), dtype.itemsize)]
+    if dtype.kind == "S":
+        return [read_string(item.rstrip(b"\0"), charset) for item in items]
+    order = "be" if dtype.str.startswith(">") else "le"
+    try:
+        return [item.decode(f"utf-32-{order}", "surrogatepass").rstrip("\0") for item in items]
+    except UnicodeDecodeError:
+        raise BadRequest("the array holds what is no character of Unicode") from None
+
+
+_NPY_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 DECODERS: dict[str, Callable[[BinaryIO, str, bool], Payload]] = {
@@ -197,7 +259,12 @@ def _attempt(read: Callable[..., Record], *arguments: object) -> Record | Reques
         return error
 
 
-def _string(body: bytes, charset: str) -> str:
+def read_string(body: bytes, charset: str) -> str:
+    """Return the text of a body.
+
+    Raises:
+        BadRequest: it is not of that character set.
+    """
     try:
         return body.decode(charset).removeprefix("\ufeff")
     except UnicodeDecodeError as error:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from werkzeug.datastructures import MIMEAccept
 
 from serve.decoders import CSV, JSON, LINE_TYPES, NPY
-from serve.errors import NotAcceptable
+from serve.errors import BadRequest, NotAcceptable
 
 __all__ = ["ENCODERS", "Answer", "Encoder", "encoder_for"]
 
@@ -49,10 +50,23 @@ def encoder_for(accept: MIMEAccept, default: str) -> tuple[str, Encoder]:
     Raises:
         NotAcceptable: it accepts none of them.
     """
-    best = default if not accept else accept.best_match([default, *ENCODERS])
-    if best is None:
-        raise NotAcceptable(f"Accept {accept} is not written here; accept {', '.join(ENCODERS)}")
+    best = max((default, *ENCODERS), key=partial(_quality, accept)) if accept else default
+    if accept and not _quality(accept, best):
+        raise NotAcceptable(
+            f"Accept {accept!s:.100} is not written here; accept {', '.join(ENCODERS)}"
+        )
     return best, ENCODERS[best]
+
+
+def _quality(accept: MIMEAccept, media_type: str) -> float:
+    """Return how welcome a type is: what the most specific range for it says (RFC 9110, 12.5.1).
+
+    Parameters are no matter: JSON has none, and clients name charset=utf-8 all the same.
+    """
+    qualities = {value.partition(";")[0].strip().lower(): quality for value, quality in accept}
+    kind = media_type.partition("/")[0]
+    ranges = (media_type, f"{kind}/*", "*/*", "*")
+    return next((qualities[wanted] for wanted in ranges if wanted in qualities), 0.0)
 
 
 def _json(answers: Iterable[Answer], header: list[str]) -> Iterator[bytes]:
@@ -80,7 +94,9 @@ def _csv(answers: Iterable[Answer], header: list[str]) -> Iterator[bytes]:
 
 
 def _npy(answers: Iterable[Answer], header: list[str]) -> Iterator[bytes]:
-    arrays = [answer.array() for answer in answers]
+    arrays = [array for answer in answers if len(array := answer.array())]
+    if len({array.shape[1] for array in arrays}) > 1:
+        raise BadRequest("rows of an array are of one length; wish for embeddings always or never")
     buffer = io.BytesIO()
     joined = np.concatenate(arrays) if arrays else np.empty((0, 0), np.float32)
     np.save(buffer, joined, allow_pickle=False)

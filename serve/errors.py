@@ -15,9 +15,12 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "RequestError",
+    "Stalled",
     "TooLarge",
     "TooLate",
     "UnsupportedMediaType",
+    "UserCodeError",
+    "UserCodeRefusal",
     "body",
 ]
 
@@ -54,6 +57,13 @@ class TooLarge(RequestError):
 
     status = 413
     code = "too_large"
+
+
+class Stalled(RequestError):
+    """The client does not send the rest of its body."""
+
+    status = 408
+    code = "stalled"
 
 
 class NoModel(RequestError):
@@ -115,6 +125,23 @@ class ClientGone(RequestError):
 
     status = 499
     code = "client_gone"
+
+
+class UserCodeError(RequestError):
+    """The user's own code failed. The message names the function, the line and the exception."""
+
+    status = 500
+    code = "user_code_error"
+
+
+class UserCodeRefusal(RequestError):
+    """The user's own code raised an exception that has the status of the answer with it."""
+
+    code = "refused_by_user_code"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def body(code: str, message: str, request_id: str | None = None) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class Reply:
     parts: Iterable[bytes]
     """The body, made while it is read."""
     media_type: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -62,6 +64,7 @@ class Servable(Protocol):
 
         Raises:
             ArtifactError: the directory cannot be used.
+            UserCodeError: the user's own code fails.
         """
         ...
 

@@ -20,6 +20,7 @@ from serve.logs import GunicornLogger
 from serve.memo import Memo
 from serve.settings import Settings
 from serve.worker import Worker
+from textmodel.hardware import cpu_count
 
 __all__ = ["launch"]
 
@@ -73,6 +74,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def _begin(self, worker: Worker) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
+        # torch and its like count the machine's cores, of which a container may have a few.
+        threads = max(1, cpu_count().value // self._settings.handler_threads)
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         worker.fault = self._fault
         worker.max_requests_in_hand = self._settings.max_requests
         if self._only is None:
@@ -82,12 +86,15 @@ class _Application(BaseApplication):  # type: ignore[misc]
             threading.Thread(target=load, name="load", daemon=True).start()
 
     def _load_model(self, model: Servable) -> None:
+        from serve.errors import UserCodeError
         from textmodel.artifact import ArtifactError
 
         try:
             model.load(self._settings.model, self._settings)
         except ArtifactError as error:
             log.error("the model cannot be served: %s", error)
+        except UserCodeError as error:
+            log.error("the model cannot be served: %s", error, exc_info=error.__cause__)
         except Exception:
             log.exception("the model cannot be served; this is a bug in optml")
         else:

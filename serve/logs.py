@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -9,10 +10,14 @@ import time
 from typing import Any
 
 from gunicorn import glogging
+from gunicorn.arbiter import Arbiter
 
 __all__ = ["GunicornLogger", "log_to_stdout"]
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+_ECHOES = ("Worker (pid:%s) exited with code %s.", "Shutting down: %s", "Reason: %s")
+"""What gunicorn says when a worker could not load its model, and has said why."""
 
 
 class _Lines(logging.Formatter):
@@ -38,6 +43,15 @@ class GunicornLogger(glogging.Logger):  # type: ignore[misc]
         self._access_log_enabled = False  # the app writes its own
         self.error_log.setLevel(self.loglevel)
         self.error_log.propagate = True
+        self.error_log.addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return whether a line is none of _ECHOES, so that the cause of a failure comes last."""
+    if record.levelno != logging.ERROR or record.msg not in _ECHOES:
+        return True
+    code = f" code {Arbiter.APP_LOAD_ERROR}."
+    return record.msg == _ECHOES[0] and not record.getMessage().endswith(code)
 
 
 def log_to_stdout() -> None:
@@ -45,6 +59,8 @@ def log_to_stdout() -> None:
 
     What is passed as `extra` becomes keys of the object.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a line with odd characters is not lost
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(_Lines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

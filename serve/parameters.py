@@ -62,7 +62,7 @@ class Parameters:
             if name not in _CHECKS:
                 near = difflib.get_close_matches(name, _CHECKS, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(_CHECKS)}"
-                raise BadRequest(f"unknown parameter {name!r}; {hint}")
+                raise BadRequest(f"unknown parameter {name!r:.40}; {hint}")
             allowed, is_allowed = _CHECKS[name]
             if not is_allowed(value):
                 raise BadRequest(f"parameter {name}={value!r:.40} must be {allowed}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from serve.records import Record
 from serve.settings import Settings
 from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
+from textmodel.artifact import ArtifactError
 from textmodel.classifier import TextClassifier, load_classifier
 from textmodel.tokenizer import Tokens
 
@@ -41,6 +42,7 @@ PATIENCE = 0.5
 
 T = TypeVar("T")
 Result = tuple[NDArray[np.float32], NDArray[np.float32]]
+Run = Callable[[Sequence[Tokens]], list[Result]]
 
 
 @dataclass
@@ -83,17 +85,24 @@ class Predictor:
         """
         started = time.monotonic()
         classifier = load_classifier(
-            directory, runtime=settings.runtime, precision=settings.precision
+            directory,
+            runtime=settings.runtime,
+            precision=settings.precision,
+            task=settings.task,
         )
         proof = classifier.tokenize(["a first text, so that no client pays for the first run"])
-        classifier.execute(proof)
+        run = _finite(classifier.execute)
+        try:
+            run(proof)
+        except ArithmeticError as error:
+            raise ArtifactError(f"the model is of no use: {error}") from error
         for choice in classifier.choices:
             log.info("%s", choice)
         runtime = classifier.runtime
         self._classifier = classifier
         self._task = TASKS[classifier.manifest.task](classifier)
         self._batcher = Batcher(
-            classifier.execute,
+            run,
             streams=runtime.streams,
             batch_size=runtime.batch_size,
             batch_tokens=runtime.batch_tokens,
@@ -124,11 +133,17 @@ class Predictor:
         if fault := self.fault:
             raise NotReady(fault)
         windows = self._windows(iter(records), clock)
-        window = next(windows, None)
-        while window is not None:
-            following = next(windows, None)  # is tokenised while this one is executed
-            yield from self._answers(window, clock)
-            window = following
+        window = following = None
+        try:
+            window = next(windows, None)
+            while window is not None:
+                following = next(windows, None)  # is tokenised while this one is executed
+                yield from self._answers(window, clock)
+                window = following
+        finally:
+            for left in (window, following):
+                if left is not None:  # nobody waits for it any more
+                    left.job.cancelled = True
 
     def _windows(self, records: Iterator[Record | RequestError], clock: Clock) -> Iterator[_Window]:
         """Check, tokenise and submit records, as many at a time as are sorted by length."""
@@ -201,6 +216,18 @@ class Predictor:
                 for result, one in islice(zip(results, tokens, strict=True), count)
             ]
             yield Several(answers) if many else answers[0]
+
+
+def _finite(run: Run) -> Run:
+    """Have a batch fail whose numbers are none: no format of answers has a place for them."""
+
+    def checked(batch: Sequence[Tokens]) -> list[Result]:
+        results = run(batch)
+        if not all(np.isfinite(numbers).all() for result in results for numbers in result):
+            raise ArithmeticError("the model gives numbers that are NaN or infinite")
+        return results
+
+    return checked
 
 
 def _there(part: T | None) -> T:

@@ -39,7 +39,9 @@ def read_record(value: Any) -> Record:
     """
     parameters: Any = {}
     if isinstance(value, dict):
-        parameters = value.get("parameters") or {}
+        parameters = value.get("parameters")
+        if parameters is None:
+            parameters = {}
         if not isinstance(parameters, dict):
             raise BadRequest('"parameters" must be an object like {"top_k": 2}')
         if PAIR_KEY not in value:
@@ -57,11 +59,17 @@ def read_text(value: Any, where: str) -> str:
         BadRequest: it has not, or is no text.
     """
     if not isinstance(value, str):
-        raise BadRequest(f"{where} is {json.dumps(value)[:40]}, not a string. Send {SHAPES}")
+        raise BadRequest(f"{where} is {_shown(value)}, not a string. Send {SHAPES}")
     if not value.strip():
         raise BadRequest(f"{where} is empty; there is nothing to predict from")
     # JSON can hold half a surrogate pair, where a text was cut; no tokenizer takes it.
     return value.encode("utf-8", "replace").decode("utf-8")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, (list, dict)):  # may be nested too deeply to be written
+        return "a list" if isinstance(value, list) else "an object"
+    return json.dumps(value)[:40]
 
 
 def _text(item: Any, where: str) -> Text:
@@ -78,6 +86,6 @@ def _text(item: Any, where: str) -> Text:
 def _field(value: Mapping[str, Any], where: str) -> Any:
     found = [key for key in TEXT_KEYS if key in value]
     if len(found) != 1:
-        keys = ", ".join(map(repr, value)) or "none"
+        keys = ", ".join(f"{key!r:.40}" for key in [*value][:8]) or "none"
         raise BadRequest(f"{where} must have one of the keys {', '.join(TEXT_KEYS)}; it has {keys}")
     return value[found[0]]

@@ -16,6 +16,14 @@ _VARIABLES = (
     ("SAGEMAKER_BIND_TO_PORT", "8080", "the port"),
     ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "100", "the largest body"),
     ("SAGEMAKER_BATCH", "false", "true in a batch transform job, as the platform sets it"),
+    ("SAGEMAKER_PROGRAM", "inference.py", "the file of your own inference code"),
+    ("SAGEMAKER_SUBMIT_DIRECTORY", "code", "its directory, absolute or in the model's"),
+    (
+        "SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT",
+        "application/json",
+        "what your own code answers with, where a client accepts anything",
+    ),
+    ("HF_TASK", "auto", "of a plain Hugging Face model: text-classification or feature-extraction"),
     ("SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint, as the platform sets it"),
     ("OPTML_HOST", "0.0.0.0", "the address to listen on"),
     ("OPTML_RUNTIME", "auto", "auto, openvino or torch"),
@@ -23,6 +31,7 @@ _VARIABLES = (
     ("OPTML_TIMEOUT", "60", "seconds in which a request is answered or refused; 0: any number"),
     ("OPTML_MAX_REQUESTS", "512", "requests in hand at a time; one more is refused"),
     ("OPTML_MAX_TOKENS", "1000000", "tokens that may wait for the model; more are refused"),
+    ("OPTML_HANDLER_THREADS", "1", "requests that your own code answers at a time"),
     (
         "OPTML_MODELS_EVICT",
         "false",
@@ -64,6 +73,16 @@ class Settings:
     max_requests: int
     max_tokens: int
     log_all: bool
+    code: Path
+    """The directory of the user's own code, absolute or in that of the model."""
+    program: str
+    """The file of that code."""
+    program_required: bool
+    """Whether there has to be one, because it was asked for by name."""
+    default_accept: str
+    handler_threads: int
+    task: str | None
+    """What a plain Hugging Face directory is to be used for; None for what it says by itself."""
     multi_model: bool
     """Whether models come and go at /models, instead of the one in `model`."""
     evict: bool
@@ -103,6 +122,12 @@ class Settings:
             max_requests=_number("OPTML_MAX_REQUESTS", values, 1, 10_000),
             max_tokens=_number("OPTML_MAX_TOKENS", values, 1, 2**40),
             log_all=values["OPTML_ACCESS_LOG"] == "all",
+            code=_directory(values["SAGEMAKER_SUBMIT_DIRECTORY"]),
+            program=values["SAGEMAKER_PROGRAM"],
+            program_required=bool(environment.get("SAGEMAKER_PROGRAM")),
+            default_accept=values["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"],
+            handler_threads=_number("OPTML_HANDLER_THREADS", values, 1, 64),
+            task=None if values["HF_TASK"] == "auto" else values["HF_TASK"],
             multi_model=values["SAGEMAKER_MULTI_MODEL"] == "true",
             evict=values["OPTML_MODELS_EVICT"] == "true",
         )
@@ -111,6 +136,11 @@ class Settings:
 def table() -> tuple[tuple[str, str, str], ...]:
     """Return name, default and meaning of every variable."""
     return _VARIABLES
+
+
+def _directory(value: str) -> Path:
+    """Return a directory; where the SDK names an archive in S3, the model has the code in it."""
+    return Path("code" if value.startswith("s3://") else value.removeprefix("file://"))
 
 
 def _number(name: str, values: Mapping[str, str], low: int, high: int) -> int:

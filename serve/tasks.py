@@ -133,7 +133,8 @@ class Several:
         return [cell for answer in self.answers for cell in answer.cells()]
 
     def array(self) -> Array:
-        return np.concatenate([answer.array() for answer in self.answers])
+        arrays = [answer.array() for answer in self.answers]
+        return np.concatenate(arrays) if arrays else np.empty((0, 0), np.float32)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from serve.predictor import Predictor
 from serve.settings import Settings
 from serve.tasks import Failure
 
-__all__ = ["TextModel"]
+__all__ = ["TextModel", "all_answered"]
 
 
 class TextModel:
@@ -42,11 +42,17 @@ class TextModel:
         media_type, encode = encoder_for(accept, payload.answer_type)
         answers = self._predictor(payload.records, clock)
         header = self._predictor.header if payload.header else []
-        return Reply(encode(answers if payload.in_place else _all(answers), header), media_type)
+        return Reply(
+            encode(answers if payload.in_place else all_answered(answers), header), media_type
+        )
 
 
-def _all(answers: Iterable[Answer]) -> Iterator[Answer]:
-    """Pass answers on; a record that cannot be answered fails the request."""
+def all_answered(answers: Iterable[Answer]) -> Iterator[Answer]:
+    """Pass answers on; a record that cannot be answered fails the request.
+
+    Raises:
+        RequestError: there is one.
+    """
     for answer in answers:
         if isinstance(answer, Failure):
             raise answer.error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import select
 import socket
 import time
@@ -104,6 +105,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 conn.close(graceful=not read)
         return kept
 
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: BaseException) -> None:
+        """Answer what is no HTTP, in the form of all other errors."""
+        if not isinstance(exc, ParseException):
+            super().handle_error(req, client, addr, exc)
+            return
+        log.warning("a request that is no HTTP was refused: %s", exc)
+        message = f"this is no request that is read here: {exc}"[:500]
+        with contextlib.suppress(OSError):
+            client.sendall(_error("400 Bad Request", "bad_request", message, "Connection: close"))
+
     def murder_pending(self) -> None:
         now = time.monotonic()
         if not self.alive:  # a silent client must not hold up the end
@@ -148,9 +159,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         message = f"{self._in_hand} requests are in hand already; try again later, or add instances"
         headers = ("Retry-After: 1", "Connection: close")
         with contextlib.suppress(OSError):
-            conn.sock.send(
-                _answer("503 Service Unavailable", body("overloaded", message), *headers)
-            )
+            conn.sock.send(_error("503 Service Unavailable", "overloaded", message, *headers))
         self._linger(conn)
         metrics.answered(503, 0.0, {})
         self._refused += 1
@@ -215,8 +224,14 @@ def _pong(fault: str, kept: bool, head: bool) -> bytes:
     headers = () if kept else ("Connection: close",)
     if not fault:
         return _answer("200 OK", None, *headers)
-    answer = _answer("503 Service Unavailable", body("not_ready", fault), *headers)
+    answer = _error("503 Service Unavailable", "not_ready", fault, *headers)
     return answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if head else answer
+
+
+def _error(status: str, code: str, message: str, *headers: str) -> bytes:
+    request_id = os.urandom(6).hex()
+    content = body(code, message, request_id)
+    return _answer(status, content, f"X-Request-Id: {request_id}", *headers)
 
 
 def _answer(status: str, content: object, *headers: str) -> bytes:

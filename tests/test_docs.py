@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from serve.codec import decode
+from serve.decoders import decode
+from serve.records import Record
 from serve.settings import table as variables
 from train.hyperparameters import ALIASES
 from train.hyperparameters import table as hyperparameters
@@ -48,7 +50,10 @@ def test_the_table_of_variables_is_the_codes() -> None:
     "body", [body for row in rows("Payloads") for body in re.findall(r"`([^`]+)`", row[0])]
 )
 def test_every_payload_is_understood(body: str) -> None:
-    assert decode(body.encode(), "application/json").texts
+    assert all(
+        isinstance(record, Record)
+        for record in decode(io.BytesIO(body.encode()), "application/json").records
+    )
 
 
 def test_every_make_target_exists() -> None:

@@ -12,11 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Artifact", "ArtifactError", "Manifest", "library_versions", "writing"]
+__all__ = ["MANIFEST", "Artifact", "ArtifactError", "Manifest", "library_versions", "writing"]
 
 FORMAT_VERSION = 1
 # Not manifest.json: multi-model-server takes a file of that name for a manifest of its own.
-_MANIFEST = "optml.json"
+MANIFEST = "optml.json"
 _STAGING = ".partial"
 _LIBRARIES = (
     "numpy",
@@ -66,6 +66,8 @@ class Artifact:
 
     directory: Path
     manifest: Manifest
+    plain: bool = False
+    """Whether the manifest was made now, of a directory that has none and no checksums."""
 
     @classmethod
     def open(cls, directory: Path) -> Artifact:
@@ -74,15 +76,15 @@ class Artifact:
         Raises:
             ArtifactError: there is none, or this version cannot read it.
         """
-        path = directory / _MANIFEST
+        path = directory / MANIFEST
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             found = ", ".join(sorted(p.name for p in directory.glob("*"))[:8]) or "nothing"
             raise ArtifactError(
-                f"{directory} holds no model: there is no {_MANIFEST} (found: {found}). "
-                "The directory must be what `train` wrote to /opt/ml/model; a model.tar.gz must "
-                "have its files at the root of the archive."
+                f"{directory} holds no model: there is no {MANIFEST} (found: {found}). "
+                "The directory must be what `train` wrote to /opt/ml/model, or a Hugging Face "
+                "model; a model.tar.gz must have its files at the root of the archive."
             ) from None
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from error
@@ -104,7 +106,7 @@ class Artifact:
         if self.manifest.files.get(name) != actual:
             raise ArtifactError(
                 f"{name} is not the file that was written with the model: its sha256 differs from "
-                f"{_MANIFEST}. The upload or download broke, or it was edited; fetch it again."
+                f"{MANIFEST}. The upload or download broke, or it was edited; fetch it again."
             )
         return path
 
@@ -113,11 +115,11 @@ class Artifact:
         files = {
             path.relative_to(self.directory).as_posix(): _sha256(path)
             for path in sorted(self.directory.rglob("*"))
-            if path.is_file() and path != self.directory / _MANIFEST
+            if path.is_file() and path != self.directory / MANIFEST
         }
         values = {**asdict(self.manifest), "files": files}
         text = json.dumps(values, indent=2, ensure_ascii=False)
-        (self.directory / _MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (self.directory / MANIFEST).write_text(text + "\n", encoding="utf-8")
         return Artifact.open(self.directory)
 
 
@@ -137,13 +139,13 @@ def writing(directory: Path) -> Iterator[Path]:
             path.chmod(path.stat().st_mode | (0o555 if path.is_dir() else 0o444))
         # While the manifest is absent, no reader takes the directory for a model. The directory
         # itself stays, because it can be a mount point.
-        (directory / _MANIFEST).unlink(missing_ok=True)
+        (directory / MANIFEST).unlink(missing_ok=True)
         for path in set(directory.iterdir()) - {staging}:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == _MANIFEST):
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == MANIFEST):
             path.replace(directory / path.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from textmodel.artifact import Artifact, Manifest
 from textmodel.hardware import Choice
 from textmodel.heads import HEADS, Head
+from textmodel.plain import open_model, tokenizer_files
 from textmodel.runtime import Runtime, load_runtime
 from textmodel.tokenizer import Text, Tokenizer, Tokens
 
@@ -102,14 +103,20 @@ class TextClassifier:
 
 
 def load_classifier(
-    directory: Path, *, runtime: str = "auto", precision: str = "auto"
+    directory: Path, *, runtime: str = "auto", precision: str = "auto", task: str | None = None
 ) -> TextClassifier:
-    """Load the classifier that `train` wrote to `directory`.
+    """Load the classifier that `train` wrote to `directory`, or a plain Hugging Face model.
+
+    Args:
+        directory: the model.
+        runtime: `auto`, or one of `runtime.RUNTIMES`.
+        precision: `auto`, `bf16` or `fp32`.
+        task: what a plain model is to be used for; None for what it says by itself.
 
     Raises:
         ArtifactError: the directory holds no usable model.
     """
-    artifact = Artifact.open(directory)
+    artifact = open_model(directory, task)
     tokenizer, loaded, choices = load_parts(artifact, runtime, precision)
     head = HEADS[artifact.manifest.head](artifact)
     manifest = artifact.manifest
@@ -120,11 +127,8 @@ def load_parts(
     artifact: Artifact, runtime: str = "auto", precision: str = "auto"
 ) -> tuple[Tokenizer, Runtime, tuple[Choice[Any], ...]]:
     """Load the tokenizer and the encoder alone: what a head is fitted on."""
-    tokenizer = Tokenizer(
-        artifact.file("tokenizer.json"),
-        artifact.file("tokenizer_config.json"),
-        artifact.manifest.max_length,
-    )
+    with tokenizer_files(artifact) as (file, config):
+        tokenizer = Tokenizer(file, config, artifact.manifest.max_length)
     loaded, choices = load_runtime(artifact, tokenizer.pad_id, runtime, precision)
     return tokenizer, loaded, tuple(choices)
 

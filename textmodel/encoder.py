@@ -33,6 +33,7 @@ __all__ = [
     "POOLED",
     "Encoder",
     "TextLimits",
+    "convert_openvino",
     "export_openvino",
     "load_encoder",
     "load_for_finetuning",
@@ -223,6 +224,15 @@ def export_openvino(encoder: Encoder, directory: Path) -> None:
     """Write `openvino/encoder.xml` and `.bin`, in fp32 and for any batch size and length."""
     import openvino
 
+    graph = convert_openvino(encoder)
+    (directory / "openvino").mkdir(exist_ok=True)
+    openvino.save_model(graph, directory / "openvino" / "encoder.xml", compress_to_fp16=False)
+
+
+def convert_openvino(encoder: Encoder) -> Any:
+    """Return an `openvino.Model` in fp32, for any batch size and length."""
+    import openvino
+
     ones = torch.ones((2, 8), dtype=torch.int64)
     example = tuple(ones * (name != "token_type_ids") for name in encoder.inputs)
     # OpenVINO fuses this form all the same, and torch's own fused one can turn padding into NaN.
@@ -235,8 +245,7 @@ def export_openvino(encoder: Encoder, directory: Path) -> None:
         port.get_tensor().set_names({name})
         port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
     graph.validate_nodes_and_infer_types()
-    (directory / "openvino").mkdir(exist_ok=True)
-    openvino.save_model(graph, directory / "openvino" / "encoder.xml", compress_to_fp16=False)
+    return graph
 
 
 def _load(kind: Any, directory: Path, **options: Any) -> Any:

@@ -14,7 +14,16 @@ from safetensors.numpy import load_file, save_file
 from textmodel.artifact import Artifact
 from textmodel.hardware import cpu_count
 
-__all__ = ["FOREST_FILE", "HEADS", "LINEAR_FILE", "Forest", "Head", "Linear", "Logits"]
+__all__ = [
+    "FOREST_FILE",
+    "HEADS",
+    "LINEAR_FILE",
+    "Forest",
+    "Head",
+    "Linear",
+    "Logits",
+    "NoHead",
+]
 
 FOREST_FILE = "head/forest.treelite"
 LINEAR_FILE = "head/linear.safetensors"
@@ -43,6 +52,16 @@ class Logits:
 
     def logits(self, features: Array) -> Array:
         return features
+
+
+class NoHead:
+    """The head of an encoder whose output is the answer: there are no probabilities."""
+
+    def __call__(self, features: Array) -> Array:
+        return features[:, :0]
+
+    def logits(self, features: Array) -> None:
+        return None
 
 
 class Linear:
@@ -96,7 +115,11 @@ class Forest:
 
 
 HEADS: dict[str, Callable[[Artifact], Head]] = {
-    "logits": lambda artifact: Logits(artifact.manifest.multi_label),
+    "logits": lambda artifact: Logits(
+        # A single label competes with none, as in Hugging Face's pipelines.
+        artifact.manifest.multi_label or len(artifact.manifest.labels) == 1
+    ),
+    "none": lambda artifact: NoHead(),
     "linear": Linear.load,
     "forest": Forest.load,
 }

@@ -39,17 +39,16 @@ class Runtime(Protocol):
 
 
 class OpenVINORuntime:
-    """The graph that `train` exported, on the cores of this container."""
+    """An OpenVINO graph, on the cores of this container."""
 
     batch_size = 8  # fills a core already; more would only add padding
     batch_tokens = 1024
     bulk_batch_size = 32
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
-        xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
         self.streams = cpu_count().value
         compiled = openvino_core().compile_model(
-            xml,
+            _graph(artifact),
             "CPU",
             {
                 "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
@@ -72,6 +71,28 @@ class OpenVINORuntime:
             return np.array(request.get_output_tensor(0).data, np.float32)
         finally:
             self._requests.put(request)
+
+
+def _graph(artifact: Artifact) -> Any:
+    """Return the path of the graph that `train` exported; of a plain directory, one made now.
+
+    Raises:
+        ArtifactError: a file is not the one that was written, or there can be no graph.
+    """
+    if not artifact.plain:
+        xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
+        return xml
+    from textmodel.encoder import convert_openvino, load_encoder
+
+    manifest = artifact.manifest
+    encoder = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
+    try:
+        return convert_openvino(encoder)
+    except RuntimeError as error:
+        raise ArtifactError(
+            f"{artifact.directory} cannot be converted for OpenVINO: {error}. Set "
+            "OPTML_RUNTIME=torch, which is slower on CPUs"
+        ) from error
 
 
 @cache

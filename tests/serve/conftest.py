@@ -10,6 +10,11 @@ from pathlib import Path
 
 import pytest
 import requests
+from flask.testing import FlaskClient
+
+from serve.app import create_app
+from serve.settings import Settings
+from serve.text_model import TextModel
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., "Server"]
@@ -40,7 +45,7 @@ class Server:
             )
 
     def ping(self) -> int:
-        """Return the status of /ping; 0 while nothing answers within the platform's 2 s."""
+        """Return the status of /ping; 0 where nothing answers within the 2 s of the platform."""
         try:
             return requests.get(f"{self.url}/ping", timeout=2).status_code
         except (requests.ConnectionError, requests.Timeout):
@@ -57,6 +62,31 @@ class Server:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
+
+
+def settings(tree: Path | str = "", **environment: str) -> Settings:
+    """Return the settings of a server for an /opt/ml tree."""
+    return Settings.from_environment({"SAGEMAKER_BASE_DIR": str(tree), **environment})
+
+
+def load(tree: Path, **environment: str) -> TextModel:
+    """Return the model of an /opt/ml tree."""
+    model = TextModel()
+    given = settings(tree, **environment)
+    model.load(given.model, given)
+    return model
+
+
+def client_of(model: TextModel, **environment: str) -> FlaskClient:
+    """Return a client that asks a model without a server in between."""
+    return create_app(model, settings(**environment)).test_client()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture

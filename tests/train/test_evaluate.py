@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -121,8 +122,12 @@ def measure_several(
     scores: list[list[float]], truth: list[tuple[str, ...]], texts: list[Text] | None = None
 ) -> Evaluation:
     fixed = object.__new__(Fixed)
-    for name, value in (("labels", ("a", "b", "c")), ("multi_label", True),
-                        ("answers", np.array(scores, np.float32))):  # fmt: skip
+    values = {
+        "labels": ("a", "b", "c"),
+        "manifest": SimpleNamespace(multi_label=True),
+        "answers": np.array(scores, np.float32),
+    }
+    for name, value in values.items():
         object.__setattr__(fixed, name, value)
     data = Dataset(texts or [f"text {n}" for n in range(len(truth))], truth, multi_label=True)
     return evaluate(fixed, Splits(replace(data), {"test": data}))
