@@ -6,6 +6,7 @@ import ctypes
 import errno
 import gc
 import os
+import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,9 @@ def resident() -> int:
 def give_back() -> None:
     """Return to the system what was released."""
     gc.collect()
+    torch = sys.modules.get("torch")  # not imported for this
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; it would keep most of it
     if trim is not None:
         trim(0)

@@ -19,11 +19,11 @@ def relabelled(tree: Path, directory: Path, *labels: str) -> Path:
     return directory
 
 
-def with_its_own_encoder(tree: Path, directory: Path) -> Path:
-    """Copy the model of an /opt/ml tree; its encoder is no longer that of the others."""
+def with_its_own_encoder(tree: Path, directory: Path, number: int = 1) -> Path:
+    """Copy the model of an /opt/ml tree; its encoder differs from that of other numbers."""
     shutil.copytree(tree / "model", directory)
     with (directory / "openvino/encoder.bin").open("r+b") as weights:
         weights.seek(4000)
-        weights.write(directory.name.encode()[:1])  # the lowest bits of a number
+        weights.write(bytes([number]))  # the lowest bits of a weight
     Artifact.open(directory).seal()
     return directory

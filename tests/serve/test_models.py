@@ -94,6 +94,11 @@ def code(answer: TestResponse) -> tuple[int, str]:
     return answer.status_code, json.loads(answer.data)["error"]["code"]
 
 
+def wait_for_users(models: Models, name: str) -> None:
+    while not models._entries[name].users:
+        time.sleep(0.001)
+
+
 def answers(models: Models, name: str) -> bool:
     client = create_app(models, MANY).test_client()
     return label(ask(client, name)) == name
@@ -276,25 +281,26 @@ def test_a_new_worker_has_the_models_of_the_one_that_was_lost(directories: dict[
     assert answers(following, "red")
 
 
-def test_unloading_lets_requests_in_hand_be_answered(loaded: FlaskClient) -> None:
-    texts = [f"a long text {number} " * 60 for number in range(80)]
+def test_unloading_lets_requests_in_hand_be_answered(
+    loaded: FlaskClient, models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve.models, "LEAVE", 600.0)
+    texts = [f"a long text {number} " * 60 for number in range(40)]
     with ThreadPoolExecutor(1) as other:
         answer = other.submit(ask, loaded.application.test_client(), "red", texts)
-        time.sleep(0.5)
-        assert not answer.done()
+        wait_for_users(models, "red")
         assert loaded.delete("/models/red").status_code == 200
-        assert answer.done()
     assert len(json.loads(answer.result().data)) == len(texts)
 
 
 def test_requests_that_take_too_long_fail_cleanly_when_their_model_is_unloaded(
-    loaded: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    loaded: FlaskClient, models: Models, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serve.models, "LEAVE", 0.0)
-    texts = [f"a long text {number} " * 60 for number in range(1000)]
+    texts = [f"a long text {number} " * 60 for number in range(300)]
     with ThreadPoolExecutor(1) as other:
         answer = other.submit(ask, loaded.application.test_client(), "red", texts)
-        time.sleep(0.5)
+        wait_for_users(models, "red")
         assert loaded.delete("/models/red").status_code == 200
     assert code(answer.result()) == (503, "not_ready")
     assert "unloaded" in answer.result().text
@@ -313,6 +319,16 @@ def test_a_model_that_is_being_unloaded_is_asked_no_more(
                 pass
             assert not unloading.done()
         unloading.result(60)
+
+
+def test_ping_is_503_once_no_loaded_model_can_be_asked(loaded: FlaskClient, models: Models) -> None:
+    expected = {"red": 200, "blue": 503}
+    for name, status in expected.items():
+        with models.using(name, Clock()) as model:
+            assert isinstance(model, TextModel)
+            assert model._predictor._batcher
+            model._predictor._batcher.broken = True
+        assert loaded.get("/ping").status_code == status
 
 
 def test_others_are_answered_while_models_come_and_go(

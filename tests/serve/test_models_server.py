@@ -92,8 +92,9 @@ def test_models_are_there_after_their_worker_was_killed(
     load(server, "first", logistic_model / "model")
     load(server, "second", logistic_model / "model")
     requests.delete(f"{server.url}/models/second", timeout=60)
-    os.kill(server.worker(), signal.SIGKILL)
-    while server.ping() == 200:
+    killed = server.worker()
+    os.kill(killed, signal.SIGKILL)
+    while Path(f"/proc/{killed}").exists():  # until it is reaped
         time.sleep(0.05)
     server.wait()
     assert ask(server, "first").status_code == 200
