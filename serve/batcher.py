@@ -259,8 +259,10 @@ class Batcher(Generic[Result]):
             self._deliver(item, result)
         lengths = [item.length for item in batch]
         done = Executed(len(batch), sum(lengths), len(batch) * max(lengths), seconds)
-        rate = done.tokens / max(seconds, 1e-6)
-        self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
+        # What a lone short text takes says nothing of how fast full batches are.
+        if done.texts >= self._batch_size or 2 * done.padded >= self._batch_tokens:
+            rate = done.tokens / max(seconds, 1e-6)
+            self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._executed(done)
 
     def _deliver(self, item: _Item[Result], result: Result) -> None:

@@ -12,9 +12,6 @@ from serve.errors import BadRequest, Stalled, TooLarge
 
 __all__ = ["Body"]
 
-STALLED = 60.0
-"""Seconds without a byte after which a client has stalled: a thread waits for it."""
-
 
 class Body(io.RawIOBase):
     """A body of at most `limit` bytes, with or without a Content-Length."""
@@ -29,9 +26,6 @@ class Body(io.RawIOBase):
         self._limit = limit
         self._length = _length(environ)
         self._count = 0
-        connection = environ.get("gunicorn.socket")
-        if connection is not None:
-            connection.settimeout(STALLED)
         if self._length is not None and self._length > limit:
             raise self._too_large()
 
@@ -49,8 +43,8 @@ class Body(io.RawIOBase):
         left = len(buffer) if self._length is None else self._length - self._count
         try:
             data = self._stream.read(min(left, len(buffer)))
-        except TimeoutError:
-            raise Stalled(f"nothing more of the body came for {STALLED:g} s") from None
+        except BlockingIOError:  # its time to wait is over, see Worker
+            raise Stalled("the rest of the body did not come") from None
         except OSError:
             raise BadRequest("the body ended before its last chunk") from None
         except ParseException as error:

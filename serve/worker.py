@@ -13,6 +13,7 @@ import logging
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from serve import metrics
 from serve.errors import body
 from serve.invocation import ARRIVED
 
-__all__ = ["Worker", "closed"]
+__all__ = ["Worker", "closed", "limit_waiting"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ LINGER = 2.0
 """Seconds that a refused client gets to read its answer, while what it sends is dropped."""
 STALE = 0.5
 """Seconds in the queue after which it is worth a look whether the client is still there."""
+STALLED = 60
+"""Seconds without a byte after which no thread waits for a client any more."""
 REPORTS = 10.0
 """Seconds between two log lines about refused requests."""
 
@@ -57,6 +60,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def enqueue_req(self, conn: TConn) -> None:
+        if conn.parser is None:
+            limit_waiting(conn.sock, STALLED)
         start = _peek(conn.sock)
         if conn.parser is None or not conn.parser.unreader.buf.getvalue():
             if start is None:
@@ -211,6 +216,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def _close(self, conn: TConn) -> None:
         self.nr_conns -= 1
         conn.close()
+
+
+def limit_waiting(connection: socket.socket, seconds: float) -> None:
+    """Have blocking calls on a connection raise BlockingIOError after so many seconds.
+
+    Python's own time limits hold for calls that must not block too.
+    """
+    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1_000_000))
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        connection.setsockopt(socket.SOL_SOCKET, option, limit)
 
 
 def closed(connection: socket.socket) -> bool:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -51,13 +52,35 @@ class Server:
         except (requests.ConnectionError, requests.Timeout):
             return 0
 
+    def ask(self, body: object, timeout: float = 120) -> requests.Response:
+        return requests.post(f"{self.url}/invocations", json=body, timeout=timeout)
+
+    def connect(self) -> socket.socket:
+        address = urlsplit(self.url)
+        return socket.create_connection((str(address.hostname), address.port or 0), timeout=120)
+
+    def metric(self, name: str) -> float:
+        """Return a number of /metrics; 0 where it was not counted yet."""
+        lines = requests.get(f"{self.url}/metrics", timeout=60).text.splitlines()
+        return sum(float(line.split(" ")[1]) for line in lines if line.split(" ")[0] == name)
+
+    def has_worker(self) -> bool:
+        return bool(self._children())
+
     def worker(self) -> int:
         """Return the process id of gunicorn's only worker."""
+        return int(self._children())
+
+    def _children(self) -> str:
         pid = self.process.pid
-        return int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text()
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
 
     def wait(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while self.ping() != 200:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -99,5 +122,15 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     yield start_one
     for server in servers:
-        server.process.kill()
-        server.process.wait()
+        server.end()
+
+
+@pytest.fixture(scope="module")
+def server(logistic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that the tests of a module share, and leave as it was."""
+    server = Server(
+        logistic_model, tmp_path_factory.mktemp("server") / "log", OPTML_ACCESS_LOG="all"
+    )
+    server.wait()
+    yield server
+    server.end()

@@ -234,6 +234,17 @@ def test_what_cannot_be_executed_by_its_deadline_is_refused_at_once() -> None:
     waiting.cancelled = True
 
 
+def test_what_a_lone_text_takes_says_nothing_of_many() -> None:
+    def slow(batch: Batch) -> list[int]:
+        time.sleep(0.1)
+        return sums(batch)
+
+    batcher = Batcher(slow, streams=1, batch_size=64)
+    submit(batcher, [[0]]).results()  # one token in 0.1 s
+    jobs = [submit(batcher, [[1]] * 64, time.monotonic() + 60) for _ in range(20)]
+    assert [job.results() for job in jobs] == [[1] * 64] * 20
+
+
 def test_small_requests_are_not_refused_for_what_waits_of_large_ones(gate: Gate) -> None:
     batcher = Batcher(gate, streams=1, batch_size=8, max_tokens=100)
     occupy(batcher, gate)

@@ -3,40 +3,25 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 import requests
 
-from tests.serve.conftest import ROOT, Server, Start
+from tests.serve.conftest import Server, Start, wait_until
 
 
 @pytest.fixture
-def server(start: Start, forest_model: Path) -> Server:
+def started(start: Start, forest_model: Path) -> Server:
+    """Return a server of its own, for a test that ends or disturbs it."""
     running = start(forest_model)
     running.wait()
     return running
-
-
-MESSAGES = ROOT / "local_test/data/messages.csv"
-
-
-def ask(server: Server, body: object) -> requests.Response:
-    return requests.post(f"{server.url}/invocations", json=body, timeout=60)
-
-
-def connect(server: Server) -> socket.socket:
-    address = urlsplit(server.url)
-    return socket.create_connection((str(address.hostname), address.port or 0), timeout=60)
 
 
 def test_ping_is_503_until_the_first_prediction(start: Start, forest_model: Path) -> None:
@@ -46,93 +31,52 @@ def test_ping_is_503_until_the_first_prediction(start: Start, forest_model: Path
     while 200 not in seen and time.monotonic() < deadline:
         seen.append(server.ping())
     assert sorted(set(seen)) == [0, 200, 503]
-    assert ask(server, "a text").status_code == 200
+    assert server.ask("a text").status_code == 200
 
 
 def test_served_labels_equal_the_predictions_of_training(
-    server: Server, forest_model: Path
+    started: Server, forest_model: Path
 ) -> None:
     with (forest_model / "output/data/predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    answers = ask(server, [row["text"] for row in rows]).json()
+    answers = started.ask([row["text"] for row in rows]).json()
     assert [answer["label"] for answer in answers] == [row["prediction"] for row in rows]
 
 
-def test_2000_concurrent_requests_each_get_their_own_answer(
-    start: Start, logistic_model: Path
-) -> None:
-    server = start(logistic_model)  # its scores differ from text to text more than a forest's
-    server.wait()
-    with MESSAGES.open(encoding="utf-8", newline="") as file:
-        messages = [row["text"] for row in csv.DictReader(file)]
-    texts = [f"{text} ({number})" for number in range(5) for text in messages][:2000]
-    expected = [answer["score"] for answer in ask(server, texts).json()]
-    connections = [connect(server) for _ in texts]  # all are open before the first one asks
-    for connection, text in zip(connections, texts, strict=True):
-        body = json.dumps(text).encode()
-        connection.sendall(
-            b"POST /invocations HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
-        )
-    for connection, score in zip(connections, expected, strict=True):
-        with connection, connection.makefile("rb") as stream:
-            head, _, body = stream.read().partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200"), head
-        assert json.loads(body)[0]["score"] == pytest.approx(score, abs=0.02)
-
-
-def test_ping_does_not_queue_behind_requests(server: Server) -> None:
-    batch = ["a long text " * 60] * 8
-
-    with ThreadPoolExecutor(80) as clients:
-        answers = [clients.submit(ask, server, batch) for _ in range(80)]
-        while not answers[0].done():  # the server now works, and more requests wait than threads
-            time.sleep(0.01)
-        assert not all(answer.done() for answer in answers)
-        assert server.ping() == 200  # with the platform's own limit of 2 s
-        for answer in answers:
-            assert answer.result().status_code == 200
-
-
-def test_silent_connections_do_not_keep_requests_waiting(server: Server) -> None:
-    silent = [connect(server) for _ in range(200)]
-    assert ask(server, "a text").status_code == 200
-    for connection in silent:
-        connection.close()
-
-
-def test_a_chunked_body_is_read(server: Server) -> None:
-    answer = requests.post(
-        f"{server.url}/invocations",
-        data=iter([b'{"inputs": ', b'"a text"}']),
-        headers={"Content-Type": "application/json"},
-        timeout=30,
-    )
-    assert (answer.status_code, len(answer.json())) == (200, 1)
-
-
-@pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_over_the_limit_is_413(start: Start, forest_model: Path, chunked: bool) -> None:
-    server = start(forest_model, SAGEMAKER_MAX_PAYLOAD_IN_MB="1")
-    server.wait()
-    body = json.dumps("a" * 2**20).encode()
-    answer = requests.post(
-        f"{server.url}/invocations", data=iter([body]) if chunked else body, timeout=30
-    )
-    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
-
-
-def test_sigterm_lets_the_request_in_hand_finish_and_ends_with_status_0(server: Server) -> None:
+def test_sigterm_lets_the_request_in_hand_finish_and_ends_with_status_0(started: Server) -> None:
     answers: list[requests.Response] = []
     texts = ["a long text " * 60] * 400
-    client = threading.Thread(target=lambda: answers.append(ask(server, texts)))
+    client = threading.Thread(target=lambda: answers.append(started.ask(texts)))
     client.start()
-    time.sleep(0.5)
+    wait_until(lambda: started.metric("optml_texts_total") > 0)
     assert not answers  # still in hand
-    server.process.send_signal(signal.SIGTERM)
+    started.process.send_signal(signal.SIGTERM)
     client.join()
-    assert len(answers[0].json()) == 400
-    assert server.process.wait(timeout=30) == 0
+    assert [len(answer.json()) for answer in answers] == [400]
+    assert started.process.wait(timeout=30) == 0
+
+
+def test_silent_connections_do_not_hold_up_the_end(started: Server) -> None:
+    silent = [started.connect() for _ in range(20)]
+    kept = requests.Session()
+    assert kept.get(f"{started.url}/ping", timeout=60).status_code == 200
+    started.process.send_signal(signal.SIGTERM)
+    assert started.process.wait(timeout=25) == 0
+    for connection in silent:
+        connection.close()
+    kept.close()
+
+
+def test_after_sigterm_nobody_is_kept_waiting(started: Server) -> None:
+    started.process.send_signal(signal.SIGTERM)
+    statuses = []
+    while started.process.poll() is None:
+        try:
+            statuses.append(started.ask("a text", timeout=30).status_code)
+        except requests.ConnectionError:
+            statuses.append(0)
+    assert statuses[-1] == 0
+    assert set(statuses) <= {0, 200, 503}
 
 
 def test_a_killed_worker_is_replaced(server: Server) -> None:
@@ -143,7 +87,7 @@ def test_a_killed_worker_is_replaced(server: Server) -> None:
     while server.ping() == 200:
         time.sleep(0.05)
     server.wait()
-    assert ask(server, "a text").status_code == 200
+    assert server.ask("a text").status_code == 200
 
 
 def test_a_directory_without_a_model_ends_the_server_with_the_cause_last(
@@ -166,17 +110,14 @@ def test_a_damaged_model_ends_the_server_with_the_cause(
     assert "encoder.bin is not the file" in server.log.read_text()
 
 
-def test_the_model_directory_is_not_written_to(server: Server, forest_model: Path) -> None:
+def test_the_model_directory_is_not_written_to(started: Server, forest_model: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (forest_model / "model").rglob("*")}
-    ask(server, ["a", "b"])
+    started.ask(["a", "b"])
     assert {path: path.stat().st_mtime_ns for path in (forest_model / "model").rglob("*")} == before
 
 
-def test_the_cpu_path_imports_neither_torch_nor_transformers(server: Server) -> None:
-    (worker,) = (
-        Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
-    )
-    mapped = Path(f"/proc/{worker}/maps").read_text()
+def test_the_cpu_path_imports_neither_torch_nor_transformers(started: Server) -> None:
+    mapped = Path(f"/proc/{started.worker()}/maps").read_text()
     assert "libopenvino" in mapped
     assert "libtorch" not in mapped
 
@@ -186,5 +127,5 @@ def test_a_fine_tuned_model_is_served(start: Start, finetuned_model: Path) -> No
     server.wait()
     with (finetuned_model / "output/data/predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    answers = ask(server, [row["text"] for row in rows]).json()
+    answers = server.ask([row["text"] for row in rows]).json()
     assert [answer["label"] for answer in answers] == [row["prediction"] for row in rows]
