@@ -8,7 +8,7 @@ export CA_BUNDLE ?= $(SSL_CERT_FILE)
 bin := .venv/bin
 engine := $(shell docker info >/dev/null 2>&1 && echo yes)
 
-.PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-train bench-images lock clean sdks
+.PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-train bench-serve bench-soak bench-images lock clean sdks
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ bench-accuracy: images ## train and ask the images on the data sets in $(DATA)
 
 bench-train: setup ## throughput and accuracy of training beside what users would write, on $(DATA)
 	$(bin)/python bench/train.py $(DATA)
+
+bench-serve: setup ## throughput, latency and memory of serving beside what users would run, on $(DATA)
+	$(bin)/python -m bench.serve $(DATA)
+
+bench-soak: setup ## an hour of mixed load: memory and answers of the server, on $(DATA)
+	$(bin)/python -m bench.soak $(DATA)
 
 bench-images: images ## size of the images and time to the first answer
 	$(bin)/python bench/images.py

@@ -166,9 +166,7 @@ def loaded_embedder(directory: Path) -> Callable[[list[str]], NDArray[np.float32
         "linear", ("openvino", "torch"), "all-MiniLM-L6-v2", {},
     )  # fmt: skip
     tokenize, runtime, _ = load_parts(Artifact(directory, manifest).seal())
-    return lambda texts: np.concatenate(
-        list(run_windows(runtime, tokenize, in_windows(texts, runtime)))
-    )
+    return lambda texts: np.concatenate(list(run_windows(runtime, tokenize, in_windows(texts))))
 
 
 def finetune(data: Path) -> dict[str, float]:

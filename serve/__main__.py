@@ -23,7 +23,9 @@ def main() -> int:
     log_to_stdout()
     try:
         settings = Settings.from_environment()
-        check(settings.model, settings)  # before any server starts: the cause is the last log line
+        if not settings.multi_model:
+            # Before any server starts: the cause is the last log line.
+            check(settings.model, settings)
     except (SettingsError, ArtifactError, UserCodeError) as error:
         log.error("%s", error)
         return 1
@@ -37,7 +39,9 @@ def _help() -> str:
         [
             "usage: serve    (docker run IMAGE serve, or python -m serve)",
             "",
-            "Answers GET /ping and POST /invocations with the model in /opt/ml/model.",
+            "Answers GET /ping and POST /invocations with the model in /opt/ml/model. With",
+            "SAGEMAKER_MULTI_MODEL=true it has any number of models, which POST /models loads and",
+            "DELETE /models/NAME unloads; POST /models/NAME/invoke asks one.",
             "",
             "Environment variables, with defaults:",
             *rows,

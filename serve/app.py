@@ -5,19 +5,22 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wsgi import wrap_file
 
-from serve import metrics
+from serve import metrics, model_routes
 from serve.body import Body
 from serve.errors import NotReady, RequestError, UnsupportedMediaType, UserCodeError, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
+from serve.models import Models
 from serve.settings import Settings
 from serve.worker import closed
 
@@ -30,10 +33,12 @@ ECHOED = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id")
 IN_MEMORY = 8 * 2**20
 """Bytes of an answer up to which it is not written to a file in /tmp."""
 ROUTES = "GET /ping, POST /invocations, GET /execution-parameters, GET /metrics"
+ACCOUNTED = re.compile("/invocations|/models/[^/]+/invoke")
+"""Paths of the requests whose time is told."""
 
 
-def create_app(model: Servable, settings: Settings) -> Flask:
-    """Return the WSGI application around a model, which may still be loading."""
+def create_app(model: Servable | Models, settings: Settings) -> Flask:
+    """Return the WSGI application around a model, which may still be loading, or around many."""
     app = Flask("serve")
 
     @app.route("/ping", methods=["GET", "POST"])
@@ -44,11 +49,15 @@ def create_app(model: Servable, settings: Settings) -> Flask:
 
     @app.post("/invocations")
     def invocations() -> Response:
-        reply = model.invoke(_invocation(settings), g.clock)
-        response = _response(reply)
-        response.status_code = reply.status
-        response.headers.update(reply.headers)
-        return response
+        return _answer(model, settings)
+
+    if isinstance(model, Models):
+        answer = partial(_answer, settings=settings)
+        app.register_blueprint(model_routes.many_models(model, answer))
+        routes = model_routes.ROUTES
+    else:
+        app.register_blueprint(model_routes.one_model())
+        routes = ROUTES
 
     @app.get("/execution-parameters")
     def execution_parameters() -> Response:
@@ -72,7 +81,7 @@ def create_app(model: Servable, settings: Settings) -> Flask:
             if name in request.headers:
                 response.headers[name] = request.headers[name]
         metrics.IN_HAND.dec()
-        if request.path == "/invocations":
+        if ACCOUNTED.fullmatch(request.path):
             _account(response, settings.log_all)
         return response
 
@@ -88,7 +97,7 @@ def create_app(model: Servable, settings: Settings) -> Flask:
     @app.errorhandler(HTTPException)
     def unknown_route(error: HTTPException) -> Response:
         status = error.code or 500
-        message = f"{error.name}: {request.method} {request.path:.100}; there are {ROUTES}"
+        message = f"{error.name}: {request.method} {request.path:.100}; there are {routes}"
         response = _error(status, error.name.lower().replace(" ", "_"), message)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
@@ -103,6 +112,15 @@ def create_app(model: Servable, settings: Settings) -> Flask:
         )  # fmt: skip
 
     return app
+
+
+def _answer(model: Servable | Models, settings: Settings) -> Response:
+    """Have a model answer the current request."""
+    reply = model.invoke(_invocation(settings), g.clock)
+    response = _response(reply)
+    response.status_code = reply.status
+    response.headers.update(reply.headers)
+    return response
 
 
 def _invocation(settings: Settings) -> Invocation:
@@ -165,12 +183,15 @@ def _account(response: Response, log_all: bool) -> None:
     )
     metrics.answered(response.status_code, seconds, phases)
     inference_id = request.headers.get(ECHOED[1])
+    target = request.headers.get("X-Amzn-SageMaker-Target-Model")
     if log_all or inference_id or response.status_code >= 400:
         log.info(
             "%s %s %d", request.method, request.path, response.status_code,
             extra={
                 "request_id": g.request_id,
                 **({"inference_id": inference_id} if inference_id else {}),
+                **({"model": g.model} if "model" in g else {}),
+                **({"target_model": target} if target else {}),
                 "status": response.status_code,
                 "seconds": round(seconds, 4),
                 **({"error": g.error} if "error" in g else {}),

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from serve.errors import NotReady, Overloaded, TooLate
+from serve.streams import Streams
+from textmodel.classifier import alike
 
 __all__ = ["Batcher", "Executed", "Job"]
 
@@ -95,7 +97,7 @@ class Executed:
 
 
 class Batcher(Generic[Result]):
-    """Collects tokenised texts, runs batches of them on `streams` threads, hands results back."""
+    """Collects tokenised texts, runs `streams` batches of them at a time, hands results back."""
 
     def __init__(
         self,
@@ -107,8 +109,9 @@ class Batcher(Generic[Result]):
         max_tokens: int = 2**62,
         proof: Sized | None = None,
         executed: Callable[[Executed], None] = lambda batch: None,
+        threads: Streams | None = None,
     ) -> None:
-        """Start the streams.
+        """Make an empty one.
 
         Args:
             run: maps a batch of texts to as many results; `streams` of it run at a time.
@@ -117,6 +120,7 @@ class Batcher(Generic[Result]):
             max_tokens: tokens that may wait.
             proof: a text that is known to be executed; if it no longer is, the engine is broken.
             executed: called after each batch.
+            threads: those that batches are executed on; `streams` of its own if not given.
         """
         self.broken = False
         """Whether the engine fails at what it could do before."""
@@ -127,6 +131,9 @@ class Batcher(Generic[Result]):
         self._max_tokens = max_tokens
         self._proof = proof
         self._executed = executed
+        self._threads = threads or Streams(streams)
+        self._own_threads = threads is None
+        self._scheduled = 0  # turns of threads that are to come or in hand
         self._waiting: deque[_Item[Result]] = deque()
         self._window: list[_Item[Result]] = []  # the oldest of all that wait, oldest first
         self._bulk: dict[object, deque[list[_Item[Result]]]] = {}  # batches of each large request
@@ -136,8 +143,6 @@ class Batcher(Generic[Result]):
         self._rate = 0.0  # tokens a second of one stream, lately
         self._closed = False
         self._changed = threading.Condition()
-        for number in range(streams):
-            threading.Thread(target=self._work, name=f"stream-{number}", daemon=True).start()
 
     @property
     def waiting_tokens(self) -> int:
@@ -159,12 +164,12 @@ class Batcher(Generic[Result]):
             self._admit(tokens, self._small_tokens, job.deadline, admitted)
             self._small_tokens += tokens
             self._waiting.extend(items)
-            self._changed.notify(min(len(items), self._streams))
+            self._schedule(len(items))
 
     def submit_bulk(
-        self, job: Job[Result], batch_size: int, owner: object = None, admitted: bool = False
+        self, job: Job[Result], batch_tokens: int, owner: object = None, admitted: bool = False
     ) -> None:
-        """Queue a part of a large request, in batches of like lengths.
+        """Queue a part of a large request, in batches of like lengths and so many tokens at most.
 
         The parts of one `owner` are executed one after the other, those of several in turns.
 
@@ -172,23 +177,27 @@ class Batcher(Generic[Result]):
             Overloaded: as `submit`.
         """
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
-        items.sort(key=lambda item: -item.length)
-        batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+        places = alike([item.length for item in items], batch_tokens)
+        batches = [[items[place] for place in batch] for batch in places]
         with self._changed:
             tokens = sum(item.length for item in items)
             self._admit(tokens, self._tokens, job.deadline, admitted)
             self._bulk.setdefault(job if owner is None else owner, deque()).extend(batches)
-            self._changed.notify(min(len(batches), self._streams))
+            self._schedule(len(batches))
 
     def close(self) -> None:
-        """End the streams after the batches in hand; what waits fails."""
+        """Return after the batches in hand, when nothing of it is executed; what waits fails."""
         with self._changed:
             self._closed = True
             left = [*self._window, *self._waiting]
             left += [item for queue in self._bulk.values() for batch in queue for item in batch]
-            self._changed.notify_all()
         for item in left:
             item.job.fail(NotReady("the model is being unloaded"))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._scheduled)
+        del self._run  # a turn that has just ended may still hold this, but not the model
+        if self._own_threads:
+            self._threads.close()
 
     def _admit(self, tokens: int, ahead: int, deadline: float, admitted: bool) -> None:
         if self._closed:
@@ -204,11 +213,17 @@ class Batcher(Generic[Result]):
             )
         self._tokens += tokens
 
-    def _work(self) -> None:
-        while batch := self._next_batch():
+    def _schedule(self, batches: int) -> None:
+        for _ in range(min(batches, self._streams - self._scheduled)):
+            self._scheduled += 1
+            self._threads.submit(self._turn)
+
+    def _turn(self) -> None:
+        """Execute a batch; what is left has its turn after the other models'."""
+        try:
             now = time.monotonic()
             alive = []
-            for item in batch:
+            for item in self._next_batch():
                 if item.job.deadline < now:
                     item.job.fail(TooLate("the model had no turn for this request in time"))
                 if not item.job.over:
@@ -216,6 +231,12 @@ class Batcher(Generic[Result]):
                     alive.append(item)
             if alive:
                 self._execute(alive)
+        finally:
+            with self._changed:
+                self._scheduled -= 1
+                if self._waits() and not self._closed:
+                    self._schedule(1)
+                self._changed.notify_all()
 
     def _execute(self, batch: Sequence[_Item[Result]]) -> None:
         """Run a batch; where that fails, run its texts one by one to find whose fault it is."""
@@ -264,12 +285,13 @@ class Batcher(Generic[Result]):
             log.exception("the engine is broken: it fails at a text that it could execute before")
             self.broken = True
 
+    def _waits(self) -> bool:
+        return bool(self._waiting or self._window or self._bulk)
+
     def _next_batch(self) -> list[_Item[Result]]:
-        """Wait for work and take it; return nothing at the end."""
+        """Take what is executed next; nothing where other turns have taken all, or at the end."""
         with self._changed:
-            while not (self._waiting or self._window or self._bulk or self._closed):
-                self._changed.wait()
-            if self._closed:
+            if self._closed or not self._waits():
                 return []
             small = bool(self._waiting or self._window)
             if self._bulk and (not small or self._turns >= BULK_TURN):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "BadModel",
     "BadRequest",
     "ClientGone",
+    "ModelExists",
+    "NoMemory",
+    "NoModel",
     "NotAcceptable",
     "NotReady",
     "Overloaded",
@@ -60,6 +64,33 @@ class Stalled(RequestError):
 
     status = 408
     code = "stalled"
+
+
+class NoModel(RequestError):
+    """There is no model of that name, or none at that path."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class ModelExists(RequestError):
+    """A model of that name is loaded already."""
+
+    status = 409
+    code = "model_exists"
+
+
+class BadModel(RequestError):
+    """The directory of a model cannot be used."""
+
+    code = "bad_model"
+
+
+class NoMemory(RequestError):
+    """A model does not fit into memory; the platform unloads others then, and tries again."""
+
+    status = 507
+    code = "insufficient_memory"
 
 
 class NotReady(RequestError):

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE = 0.5
 """Seconds between two looks whether a client still waits for its turn."""
+LEAVE = 5.0
+"""Seconds in which what runs has to end when the model is unloaded."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class UserModel:
         self._program = program
         self._handlers: dict[str, _Handler] = {}
         self._model: Any = None
+        self._threads = 0
+        self._turns = threading.Semaphore(0)
         self._fault = "the model is still being loaded; ask again when /ping answers 200"
 
     @property
@@ -80,11 +84,17 @@ class UserModel:
             UserCodeError: it fails, or what it needs is not there.
             ArtifactError: it has no `model_fn`, and the directory cannot be used without.
         """
+        try:
+            self._load(directory, settings)
+        except BaseException:
+            self.unload()
+            raise
+
+    def _load(self, directory: Path, settings: Settings) -> None:
         started = time.monotonic()
         check_requirements(self._program.directory)
         self._directory = directory
         self._accept = settings.default_accept
-        self._turns = threading.Semaphore(settings.handler_threads)
         defaults = Defaults(self._program.directory, directory, settings)
         self._handlers = _handlers(import_program(self._program.file), self._program, defaults)
         context = Context(directory)
@@ -99,22 +109,35 @@ class UserModel:
             time.monotonic() - started, ", ".join(own), self._program.file.name,
             settings.handler_threads,
         )  # fmt: skip
+        self._threads = settings.handler_threads
+        self._turns.release(self._threads)
         self._fault = ""
 
     def unload(self) -> None:
+        """Release the model once nothing of the program runs; what waits for its turn fails.
+
+        A function that does not come to an end is not waited for longer than LEAVE.
+        """
         self._fault = "the model is being unloaded"
+        limit = time.monotonic() + LEAVE
+        taken = sum(
+            self._turns.acquire(timeout=max(0.0, limit - time.monotonic()))
+            for _ in range(self._threads)
+        )
+        if taken:
+            self._turns.release(taken)  # for those that wait, to learn of it
         if self._is_built_in:
             self._model.unload()
-        self._model, self._handlers = None, {}
+        self._model = None
         unload_program(self._program.file)
 
     def invoke(self, invocation: Invocation, clock: Clock) -> Reply:
         if self.fault:
             raise NotReady(self.fault)
-        accept = self._negotiate(invocation.accept)
+        last = self._handlers.get("transform_fn") or self._handlers["output_fn"]
+        accept = self._negotiate(invocation.accept, last)
         content_type, data = _read(invocation)
         context = Context(self._directory, invocation.headers, clock)
-        last = self._handlers.get("transform_fn") or self._handlers["output_fn"]
         result = self._answer(data, content_type, accept, context)
         return _reply(result, last, accept, context)
 
@@ -142,30 +165,34 @@ class UserModel:
 
         Raises:
             ClientGone, TooLate: nobody waits for the answer any more.
+            NotReady: the model was unloaded meanwhile.
         """
         came = time.monotonic()
         while not self._turns.acquire(timeout=PATIENCE):
+            if self._fault:
+                raise NotReady(self._fault)
             if clock.gone():
                 raise ClientGone("the client has closed the connection")
             if time.monotonic() > clock.deadline:
                 raise TooLate("the answer was not ready in time")
         started = time.monotonic()
         try:
+            if self._fault:
+                raise NotReady(self._fault)
             yield
         finally:
             self._turns.release()
             clock.seconds["queue"] += started - came
             clock.seconds["model"] += time.monotonic() - started
 
-    def _negotiate(self, header: str) -> str:
+    def _negotiate(self, header: str, last: _Handler) -> str:
         """Return the media type that the client likes best, without parameters.
 
         Raises:
             NotAcceptable: the default output_fn does not write it.
         """
         accept = parse_accept_header(header, MIMEAccept)
-        output = self._handlers.get("output_fn")
-        if output is not None and output.is_default:
+        if last.is_default:
             best = accept.best_match([self._accept, *ENCODERS]) if accept else self._accept
             if best not in ENCODERS:
                 raise NotAcceptable(

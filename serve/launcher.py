@@ -9,12 +9,15 @@ import logging
 import os
 import sys
 import threading
+from functools import partial
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from serve.invocation import Servable
 from serve.logs import GunicornLogger
+from serve.memo import Memo
 from serve.settings import Settings
 from serve.worker import Worker
 from textmodel.hardware import cpu_count
@@ -37,6 +40,7 @@ def launch(settings: Settings) -> None:
 class _Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._memo = Memo() if settings.multi_model else None
         super().__init__()
 
     def load_config(self) -> None:
@@ -59,26 +63,34 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Any:
         from serve.app import create_app
+        from serve.models import Models
         from serve.servables import servable_for
 
-        self._model = servable_for(self._settings.model, self._settings)
-        return create_app(self._model, self._settings)
+        settings = self._settings
+        self._only = None if settings.multi_model else servable_for(settings.model, settings)
+        served = self._only or Models(settings, self._memo)
+        self._fault = lambda: served.fault
+        return create_app(served, settings)
 
     def _begin(self, worker: Worker) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
         # torch and its like count the machine's cores, of which a container may have a few.
         threads = max(1, cpu_count().value // self._settings.handler_threads)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-        worker.fault = lambda: self._model.fault
+        worker.fault = self._fault
         worker.max_requests_in_hand = self._settings.max_requests
-        threading.Thread(target=self._load_model, name="load", daemon=True).start()
+        if self._only is None:
+            log.info("the server is ready; POST /models loads a model")
+        else:
+            load = partial(self._load_model, self._only)
+            threading.Thread(target=load, name="load", daemon=True).start()
 
-    def _load_model(self) -> None:
+    def _load_model(self, model: Servable) -> None:
         from serve.errors import UserCodeError
         from textmodel.artifact import ArtifactError
 
         try:
-            self._model.load(self._settings.model, self._settings)
+            model.load(self._settings.model, self._settings)
         except ArtifactError as error:
             log.error("the model cannot be served: %s", error)
         except UserCodeError as error:

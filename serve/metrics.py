@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from weakref import WeakSet
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
@@ -25,6 +26,8 @@ _PADDED = Counter("optml_padded_tokens", "Tokens that were executed, padding inc
 _BATCHES = Counter("optml_batches", "Batches that were executed")
 _BUSY = Counter("optml_engine_seconds", "Time that the streams of the engine were busy")
 _WAITING = Gauge("optml_waiting_tokens", "Tokens that wait for the engine")
+_queues: WeakSet[Batcher[Any]] = WeakSet()
+_WAITING.set_function(lambda: sum(batcher.waiting_tokens for batcher in list(_queues)))
 IN_HAND = Gauge("optml_requests_in_hand", "Requests that are being answered")
 
 
@@ -46,8 +49,8 @@ def batch_executed(batch: Executed) -> None:
 
 
 def watch_queue(batcher: Batcher[Any]) -> None:
-    """Have the gauge of waiting tokens look at a batcher."""
-    _WAITING.set_function(lambda: batcher.waiting_tokens)
+    """Have the gauge of waiting tokens count those of a batcher, as long as it exists."""
+    _queues.add(batcher)
 
 
 def exposition() -> bytes:

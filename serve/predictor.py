@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,10 @@ from serve.invocation import Clock
 from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
+from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
-from textmodel.classifier import TextClassifier, load_classifier
+from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
 from textmodel.tokenizer import Tokens
 
 __all__ = ["Predictor"]
@@ -31,13 +33,12 @@ log = logging.getLogger(__name__)
 
 SMALL = 64
 """Texts up to which a request is mixed with others; a larger one is cut into windows."""
-WINDOW_TEXTS = 4096
-"""Texts of a window, which is sorted by length; as in training."""
 WINDOW_CHARACTERS = 1_000_000
 """Characters of a window at most, but for its last text."""
 PATIENCE = 0.5
 """Seconds between two looks whether the client still waits."""
 
+T = TypeVar("T")
 Result = tuple[NDArray[np.float32], NDArray[np.float32]]
 Run = Callable[[Sequence[Tokens]], list[Result]]
 
@@ -106,6 +107,7 @@ class Predictor:
             max_tokens=settings.max_tokens,
             proof=proof[0],
             executed=metrics.batch_executed,
+            threads=shared_streams(),
         )
         metrics.watch_queue(self._batcher)
         log.info(
@@ -143,24 +145,21 @@ class Predictor:
 
     def _windows(self, records: Iterator[Record | RequestError], clock: Clock) -> Iterator[_Window]:
         """Check, tokenise and submit records, as many at a time as are sorted by length."""
-        assert self._batcher is not None
-        assert self._classifier is not None
         for number, part in enumerate(_parts(records)):
             started = time.monotonic()
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
             if len(window.job.tokens) > SMALL:
-                size = self._classifier.runtime.bulk_batch_size
-                self._batcher.submit_bulk(window.job, size, clock, number > 0)
+                size = _there(self._classifier).runtime.bulk_batch_tokens
+                _there(self._batcher).submit_bulk(window.job, size, clock, number > 0)
             else:
-                self._batcher.submit(window.job, number > 0)
+                _there(self._batcher).submit(window.job, number > 0)
             yield window
 
     def _prepare(self, part: Sequence[Record | RequestError], clock: Clock) -> _Window:
         """Tokenise the texts of some records; what is wrong with one stands in its place."""
-        assert self._classifier is not None
         texts = [text for record in part if isinstance(record, Record) for text in record.texts]
-        tokens = iter(self._classifier.tokenize(texts) if texts else ())
+        tokens = iter(_there(self._classifier).tokenize(texts) if texts else ())
         window = _Window([], [], Job[Result]([], clock.deadline))
         for record in part:
             if isinstance(record, RequestError):
@@ -183,11 +182,9 @@ class Predictor:
         Raises:
             BadRequest: it cannot.
         """
-        assert self._classifier is not None
-        assert self._task is not None
         parameters = Parameters.read(record.parameters)
-        self._task.check(parameters)
-        manifest = self._classifier.manifest
+        _there(self._task).check(parameters)
+        manifest = _there(self._classifier).manifest
         if manifest.pairs and any(isinstance(text, str) for text in record.texts):
             raise BadRequest(
                 'this model reads pairs; send {"inputs": {"text": "one", "text_pair": "other"}}'
@@ -201,8 +198,7 @@ class Predictor:
 
     def _answers(self, window: _Window, clock: Clock) -> Iterator[Answer]:
         """Wait for a window and yield the answer to each of its records."""
-        assert self._task is not None
-        task, job = self._task, window.job
+        task, job = _there(self._task), window.job
         results = iter(_wait(job, clock))
         tokens = iter(window.tokens)
         if job.tokens:
@@ -230,6 +226,17 @@ def _finite(run: Run) -> Run:
         return results
 
     return checked
+
+
+def _there(part: T | None) -> T:
+    """Return a part of the model, if that was not unloaded while a request was answered.
+
+    Raises:
+        NotReady: it was.
+    """
+    if part is None:
+        raise NotReady("the model is being unloaded")
+    return part
 
 
 def _parts(records: Iterator[Record | RequestError]) -> Iterator[list[Record | RequestError]]:

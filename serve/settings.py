@@ -24,6 +24,7 @@ _VARIABLES = (
         "what your own code answers with, where a client accepts anything",
     ),
     ("HF_TASK", "auto", "of a plain Hugging Face model: text-classification or feature-extraction"),
+    ("SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint, as the platform sets it"),
     ("OPTML_HOST", "0.0.0.0", "the address to listen on"),
     ("OPTML_RUNTIME", "auto", "auto, openvino or torch"),
     ("OPTML_PRECISION", "auto", "auto, bf16 or fp32"),
@@ -31,12 +32,19 @@ _VARIABLES = (
     ("OPTML_MAX_REQUESTS", "512", "requests in hand at a time; one more is refused"),
     ("OPTML_MAX_TOKENS", "1000000", "tokens that may wait for the model; more are refused"),
     ("OPTML_HANDLER_THREADS", "1", "requests that your own code answers at a time"),
+    (
+        "OPTML_MODELS_EVICT",
+        "false",
+        "true: a model that does not fit takes the memory of idle ones",
+    ),
     ("OPTML_ACCESS_LOG", "auto", "all, or auto: a line for each that fails or has an inference id"),
 )
 _CHOICES = {
     "SAGEMAKER_BATCH": ("false", "true"),
+    "SAGEMAKER_MULTI_MODEL": ("false", "true"),
     "OPTML_RUNTIME": ("auto", "openvino", "torch"),
     "OPTML_PRECISION": ("auto", "bf16", "fp32"),
+    "OPTML_MODELS_EVICT": ("false", "true"),
     "OPTML_ACCESS_LOG": ("auto", "all"),
 }
 
@@ -75,6 +83,10 @@ class Settings:
     handler_threads: int
     task: str | None
     """What a plain Hugging Face directory is to be used for; None for what it says by itself."""
+    multi_model: bool
+    """Whether models come and go at /models, instead of the one in `model`."""
+    evict: bool
+    """Whether a model that does not fit into memory takes that of idle ones."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -85,6 +97,7 @@ class Settings:
         """
         values = {name: environment.get(name) or default for name, default, _ in _VARIABLES}
         values["SAGEMAKER_BATCH"] = values["SAGEMAKER_BATCH"].lower()  # local mode sends True
+        values["SAGEMAKER_MULTI_MODEL"] = values["SAGEMAKER_MULTI_MODEL"].lower()
         unknown = {name for name in environment if name.startswith("OPTML_")} - set(values)
         if unknown:
             known = ", ".join(name for name in values if name.startswith("OPTML_"))
@@ -115,6 +128,8 @@ class Settings:
             default_accept=values["SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT"],
             handler_threads=_number("OPTML_HANDLER_THREADS", values, 1, 64),
             task=None if values["HF_TASK"] == "auto" else values["HF_TASK"],
+            multi_model=values["SAGEMAKER_MULTI_MODEL"] == "true",
+            evict=values["OPTML_MODELS_EVICT"] == "true",
         )
 
 

@@ -25,6 +25,7 @@ __all__ = [
     "THRESHOLD",
     "Progress",
     "TextClassifier",
+    "alike",
     "in_windows",
     "load_classifier",
     "load_parts",
@@ -35,7 +36,7 @@ __all__ = [
 # The tokenizer runs in threads of its own; forking after that is what it warns of, and none forks.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
-WINDOW_BATCHES = 128
+WINDOW_TEXTS = 4096
 """Enough that texts sorted by length within a window are padded by no more than 1 to 3 %."""
 WINDOW_CHARACTERS = 8_000_000
 """What a window holds on average at most, for tokens of some 100 MB however long the texts are."""
@@ -74,9 +75,7 @@ class TextClassifier:
 
     def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:
         """Classify any number of texts; returns (texts, labels) in the order given."""
-        outputs = run_windows(
-            self.runtime, self.tokenize, in_windows(texts, self.runtime), progress
-        )
+        outputs = run_windows(self.runtime, self.tokenize, in_windows(texts), progress)
         return np.concatenate([self.head(output) for output in outputs])
 
     def choose(
@@ -133,14 +132,13 @@ def load_parts(
     return tokenizer, loaded, tuple(choices)
 
 
-def in_windows(texts: Sequence[Text], runtime: Runtime) -> list[Sequence[Text]]:
+def in_windows(texts: Sequence[Text]) -> list[Sequence[Text]]:
     """Cut texts, in their order, into the parts that `run_windows` executes one by one.
 
     They are of one size, and a power of two, to be shared evenly by so many processes.
     """
     characters = sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
-    by_texts = len(texts) / (WINDOW_BATCHES * runtime.bulk_batch_size)
-    least = max(by_texts, characters / WINDOW_CHARACTERS, 1)
+    least = max(len(texts) / WINDOW_TEXTS, characters / WINDOW_CHARACTERS, 1)
     count = min(2 ** math.ceil(math.log2(least)), max(len(texts), 1))
     bounds = [len(texts) * number // count for number in range(count + 1)]
     return [texts[start:end] for start, end in pairwise(bounds)]
@@ -172,17 +170,34 @@ def run_windows(
             done += len(tokens)
 
 
+def alike(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Put texts of like lengths together, longest first, so that a batch needs little padding.
+
+    Args:
+        lengths: those of the texts.
+        batch_tokens: tokens of a batch at most, padding included, where it has several texts.
+
+    Returns:
+        The places of the texts, batch by batch.
+    """
+    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+    batches, start = [], 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(lengths[order[start]], 1))
+        batches.append(order[start : start + size])
+        start += size
+    return batches
+
+
 def run_sorted(
     runtime: Runtime, tokens: Sequence[Tokens], progress: Progress | None = None
 ) -> Array:
-    """Execute any number of texts, longest first so that a batch needs little padding.
+    """Execute any number of texts, in batches of like lengths.
 
     Returns:
         The encoder's output, (texts, features), in the order given.
     """
-    order = sorted(range(len(tokens)), key=lambda index: -len(tokens[index]))
-    size = runtime.bulk_batch_size
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    batches = alike([len(text) for text in tokens], runtime.bulk_batch_tokens)
     features: Array | None = None
     done = 0
     streams = ThreadPoolExecutor(runtime.streams)

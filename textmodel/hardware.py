@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-__all__ = ["Choice", "cpu_count", "device", "precision"]
+__all__ = ["Choice", "cpu_count", "device", "free_memory", "precision"]
 
 T = TypeVar("T")
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+_CGROUP_MEMORY = (
+    # limit, usage and counters of cgroup v2 and v1; cached pages, and those of them in use
+    ("memory.max", "memory.current", "memory.stat",
+     ("active_file", "inactive_file"), "file_mapped"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+     ("total_active_file", "total_inactive_file"), "total_mapped_file"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,23 @@ def cpu_count(cgroup: Path = Path("/sys/fs/cgroup")) -> Choice[int]:
     if quota is not None and quota < cores:
         return Choice("cpus", max(1, round(quota)), f"the cgroup allows {quota:g} of {cores} cores")
     return Choice("cpus", cores, f"{cores} cores may be used and the cgroup sets no lower limit")
+
+
+def free_memory(
+    cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")
+) -> Choice[int]:
+    """Return the bytes that this process may still take: below the cgroup's limit, or the host's.
+
+    Cached pages of files that nothing has mapped count as free: the kernel drops them first.
+    """
+    lines = dict(line.split(":") for line in meminfo.read_text(encoding="ascii").splitlines())
+    host = int(lines["MemAvailable"].split()[0]) * 1024
+    read = _cgroup_memory(cgroup)
+    if read is not None and read[0] - read[1] < host:
+        limit, used = read
+        reason = f"the cgroup allows {limit / 2**20:.0f} MB, {used / 2**20:.0f} are taken"
+        return Choice("free_memory", max(0, limit - used), reason)
+    return Choice("free_memory", host, "the host has it, and the cgroup sets no lower limit")
 
 
 def device(requested: str = "auto") -> Choice[str]:
@@ -86,3 +110,18 @@ def _cgroup_quota(cgroup: Path) -> float | None:
     if quota in ("max", "-1"):
         return None
     return int(quota) / int(period)
+
+
+def _cgroup_memory(cgroup: Path) -> tuple[int, int] | None:
+    """Read limit and working set of cgroup v2 or v1, in bytes; None where there is no limit."""
+    for limit, usage, counters, cached, mapped in _CGROUP_MEMORY:
+        try:
+            allowed = int((cgroup / limit).read_text(encoding="ascii"))
+            used = int((cgroup / usage).read_text(encoding="ascii"))
+            rows = (cgroup / counters).read_text(encoding="ascii").splitlines()
+        except (OSError, ValueError):  # the other version of cgroups, or `max`
+            continue
+        stat = {name: int(value) for name, value in map(str.split, rows)}
+        unused = sum(stat.get(name, 0) for name in cached) - stat.get(mapped, 0)
+        return allowed, used - max(0, unused)
+    return None

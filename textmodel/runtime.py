@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Sequence
 from functools import cache
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +30,8 @@ class Runtime(Protocol):
     """How many texts are worth running together while others wait."""
     batch_tokens: int
     """How many tokens, padding included, where that is fewer texts."""
-    bulk_batch_size: int
-    """The same where all texts are known and sorted by length."""
+    bulk_batch_tokens: int
+    """How many tokens are worth running together where all texts are known and sorted by length."""
 
     def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         """Return the encoder's output, (batch, features)."""
@@ -41,7 +43,7 @@ class OpenVINORuntime:
 
     batch_size = 8  # fills a core already; more would only add padding
     batch_tokens = 1024
-    bulk_batch_size = 32
+    bulk_batch_tokens = 1024  # faster by 2 % than 32 texts each, and by 6 than 512 or 4096 tokens
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
         self.streams = cpu_count().value
@@ -111,7 +113,7 @@ class TorchRuntime:
     streams = 1
     batch_size = 64
     batch_tokens = 16384
-    bulk_batch_size = 256
+    bulk_batch_tokens = 65536
 
     def __init__(self, artifact: Artifact, pad_id: int, device: str, precision: str) -> None:
         import torch
@@ -174,5 +176,29 @@ def load_runtime(
             f"it was written for {', '.join(artifact.manifest.runtimes)}"
         )
     if chosen.value == "openvino":
-        return OpenVINORuntime(artifact, pad_id, precise.value), choices
+        # A plain model has no checksums to tell whether its encoder is another's, too.
+        load = OpenVINORuntime if artifact.plain else _shared
+        return load(artifact, pad_id, precise.value), choices
     return TorchRuntime(artifact, pad_id, on.value, precise.value), choices
+
+
+_loaded: WeakValueDictionary[tuple[object, ...], OpenVINORuntime] = WeakValueDictionary()
+_loading = threading.Lock()
+
+
+def _shared(artifact: Artifact, pad_id: int, precision: str) -> OpenVINORuntime:
+    """Return the runtime of an encoder, which models with the same one have in common.
+
+    That is every model with a head on the same frozen encoder: each further one costs next to
+    nothing. The last that is released takes the encoder with it.
+    """
+    checksums = [artifact.manifest.files.get(name) for name in OPENVINO_FILES]
+    key = (*checksums, pad_id, precision)
+    with _loading:
+        runtime = _loaded.get(key)
+        if runtime is None:
+            _loaded[key] = runtime = OpenVINORuntime(artifact, pad_id, precision)
+            return runtime
+    for name in OPENVINO_FILES:
+        artifact.file(name)
+    return runtime

@@ -165,10 +165,13 @@ def test_user_is_left_to_the_platform(inspect: Inspect, target: str) -> None:
     assert not inspect(target)["Config"].get("User")
 
 
+@pytest.mark.parametrize("capability", ["accept-bind-to-port", "multi-models"])
 @all_targets
-def test_only_servers_accept_another_port(inspect: Inspect, target: str) -> None:
-    label = "com.amazonaws.sagemaker.capabilities.accept-bind-to-port"
+def test_only_servers_accept_another_port_and_several_models(
+    inspect: Inspect, target: str, capability: str
+) -> None:
     labels = inspect(target)["Config"].get("Labels") or {}
+    label = f"com.amazonaws.sagemaker.capabilities.{capability}"
     assert labels.get(label) == (None if target == "train" else "true")
 
 

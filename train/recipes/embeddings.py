@@ -84,7 +84,7 @@ def _embed(
     The result depends neither on how many there are, nor on which windows a checkpoint holds.
     """
     world, checkpoints = fitting.world, fitting.checkpoints
-    table = _Table(fitting.train.texts, runtime, fitting.directory)
+    table = _Table(fitting.train.texts, fitting.directory)
     kept = checkpoints.numbers(_NAME)
     for number in kept:
         table.put(number, np.load(checkpoints.path(_NAME, number) / _FILE, allow_pickle=False))
@@ -129,12 +129,12 @@ class _CutCounter:
 class _Table:
     """The embeddings of all rows, filled by the windows that their distinct texts are cut into."""
 
-    def __init__(self, texts: Sequence[Text], runtime: Runtime, directory: Path) -> None:
+    def __init__(self, texts: Sequence[Text], directory: Path) -> None:
         """Put the embeddings, where they are large, into a nameless file of `directory`."""
         numbers: dict[Text, int] = {}
         distinct = (numbers.setdefault(text, len(numbers)) for text in texts)
         of_row = np.fromiter(distinct, np.int64, len(texts))
-        self.windows = in_windows(list(numbers), runtime)
+        self.windows = in_windows(list(numbers))
         self.features: Array | None = None
         self._directory = directory
         self._starts = [0, *accumulate(map(len, self.windows))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -34,9 +33,9 @@ def head_of(root: Path, encoder: Path, recipe: str = "forest") -> dict[str, byte
 def test_rows_of_equal_texts_share_one_embedding(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(classifier, "WINDOW_BATCHES", 1)
+    monkeypatch.setattr(classifier, "WINDOW_TEXTS", 2)
     texts: list[Text] = ["c", "a", ("a", "b"), "a", "c", "b", "c", "b"]
-    table = _Table(texts, Mock(bulk_batch_size=2), tmp_path)
+    table = _Table(texts, tmp_path)
     assert table.windows == [["c", "a"], [("a", "b"), "b"]]
     for number, window in reversed(list(enumerate(table.windows))):
         table.put(number, np.array([[len(text), ord(text[0])] for text in window], np.float32))
