@@ -138,6 +138,8 @@ class Predictor:
                 following = next(windows, None)  # is tokenised while this one is executed
                 yield from self._answers(window, clock)
                 window = following
+                if window is not None:
+                    _look(clock)
         finally:
             for left in (window, following):
                 if left is not None:  # nobody waits for it any more
@@ -258,17 +260,24 @@ def _parts(records: Iterator[Record | RequestError]) -> Iterator[list[Record | R
 
 
 def _wait(job: Job[Result], clock: Clock) -> Sequence[Result]:
-    """Return a job's results, or have it dropped once nobody waits for them.
+    """Return a job's results.
+
+    Raises:
+        ClientGone, TooLate: nobody waits for them any more.
+    """
+    while not job.wait(PATIENCE):
+        _look(clock)
+    return job.results()
+
+
+def _look(clock: Clock) -> None:
+    """Look whether somebody still waits for the answer.
 
     Raises:
         ClientGone: the client has closed the connection.
         TooLate: the time to answer in has passed.
     """
-    while not job.wait(PATIENCE):
-        if clock.gone():
-            job.cancelled = True
-            raise ClientGone("the client has closed the connection")
-        if time.monotonic() > clock.deadline:
-            job.cancelled = True
-            raise TooLate("the answer was not ready in time")
-    return job.results()
+    if clock.gone():
+        raise ClientGone("the client has closed the connection")
+    if time.monotonic() > clock.deadline:
+        raise TooLate("the answer was not ready in time")

@@ -223,14 +223,14 @@ def test_what_a_gone_client_left_is_dropped(predictor: Predictor, jobs: list[Job
     answers = predictor(records(10_000), Clock(gone=lambda: bool(jobs)))
     with pytest.raises(ClientGone):
         list(answers)
-    assert all(job.cancelled for job in jobs[-2:])
+    assert jobs[-1].cancelled
     assert len(jobs) < 100
 
 
 def test_what_is_too_late_is_dropped(predictor: Predictor, jobs: list[Job[Any]]) -> None:
     with pytest.raises(TooLate):
         list(predictor(records(10_000), Clock(deadline=time.monotonic() + 0.05)))
-    assert all(job.cancelled for job in jobs[-2:])
+    assert jobs[-1].cancelled
 
 
 def test_a_body_that_breaks_off_leaves_nothing_behind(
