@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,8 +227,10 @@ class Models:
     def _wake(self, entry: _Entry) -> Servable:
         """Load a model, or leave nothing of it. The caller holds `_loading`."""
         name, directory = entry.model.name, Path(entry.model.url)
-        if not directory.is_dir():
-            raise BadModel(f"{directory} is no directory; url names the one of the unpacked model")
+        if not os.path.isdir(directory):  # noqa: PTH112, Path.is_dir fails where a name is too long
+            raise BadModel(
+                f"{str(directory)!r:.200} is no directory; url names the one of the unpacked model"
+            )
         self._make_room(self._appetite.of(directory))
         started, before = time.monotonic(), resident()
         servable = servable_for(directory, self._settings)

@@ -169,6 +169,13 @@ def test_an_unloaded_model_is_404_and_can_be_loaded_again(
     assert label(ask(loaded, "red")) == "red"
 
 
+@pytest.mark.parametrize("url", ["/nowhere", "/etc/passwd", "/" + "x" * 5000, "\0"])
+def test_what_is_no_directory_is_400(client: FlaskClient, url: str) -> None:
+    answer = load(client, "red", Path(url))
+    assert code(answer) == (400, "bad_model")
+    assert len(answer.data) < 1000
+
+
 def test_a_damaged_model_is_400_with_the_cause_and_leaves_nothing(
     client: FlaskClient, tmp_path: Path, logistic_model: Path, directories: dict[str, Path]
 ) -> None:
