@@ -58,7 +58,7 @@ def main() -> None:
     add("--contender", action="append", choices=CONTENDERS, help="one of several; default: all")
     add("--texts", action="append", choices=TEXTS, help="default: both")
     add("--clients", action="append", type=int, help="at a time; default: 1, 8, 32 and 128")
-    add("--seconds", type=int, default=10, help="of each measurement")
+    add("--seconds", type=int, default=10, help="of each measurement, at least")
     add("--rounds", type=int, default=1, help="how often all is measured, for medians")
     add("--lines", type=int, default=100_000, help="of the part offline")
     arguments = parser.parse_intermixed_args()

@@ -21,10 +21,11 @@ from bench.serving.reference import reference
 from bench.serving.servers import post, running
 from bench.serving.texts import texts
 
-__all__ = ["JSON_LINES", "line_label", "offline"]
+__all__ = ["offline"]
 
 CONTENDER = "ours-bf16"
 JSON_LINES = "application/jsonlines"
+ANSWER_LIMIT_S = 3600
 BODY_LINES = 2000
 CONNECTIONS = 4
 LEAST_AGREEMENT = 0.95
@@ -81,20 +82,20 @@ def _send(data: Path, sent: Sequence[str], size: int) -> tuple[list[str], float]
         started = time.monotonic()
         answers = list(connections.map(lambda body: _post_lines(server.port, body), bodies))
         elapsed = time.monotonic() - started
-    labels = [line_label(line) for answer in answers for line in answer.splitlines()]
+    labels = [_label(line) for answer in answers for line in answer.splitlines()]
     if len(labels) != len(sent):
         raise Unavailable(f"{len(sent)} lines were answered with {len(labels)}")
     return labels, elapsed
 
 
 def _post_lines(port: int, body: bytes) -> bytes:
-    status, answer = post(port, "/invocations", body, JSON_LINES)
+    status, answer = post(port, "/invocations", body, JSON_LINES, ANSWER_LIMIT_S)
     if status != 200:
         raise Unavailable(f"{JSON_LINES} is answered with {status}: {answer[:300]!r}")
     return answer
 
 
-def line_label(line: bytes) -> str:
+def _label(line: bytes) -> str:
     """Return the label of one line of an answer."""
     answer = json.loads(line)
     return str((answer[0] if isinstance(answer, list) else answer)["label"])

@@ -29,6 +29,7 @@ from bench.serving.models import LABELS, MODELS
 __all__ = ["Memory", "Server", "running"]
 
 START_LIMIT_S = 300
+ANSWER_LIMIT_S = 120
 STOP_LIMIT_S = 30
 ORPHANS_LIMIT_S = 3
 A_TEXT = "Bridge collapses after the flood"
@@ -65,9 +66,14 @@ class Server:
         """Return the label of a text.
 
         Raises:
-            Unavailable: the answer is not 200, or none that was agreed on.
+            Unavailable: the answer does not come, is not 200, or none that was agreed on.
         """
-        status, answer = post(self.port, self.contender.route, self.contender.body(text))
+        try:
+            status, answer = post(self.port, self.contender.route, self.contender.body(text))
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(
+                f"it does not answer a text of {len(text)} characters: {error!r}"
+            ) from None
         if status != 200:
             raise Unavailable(f"it answers {status}: {answer[:300]!r}")
         try:
@@ -149,11 +155,15 @@ def running(name: str, data: Path, **variables: str) -> Iterator[Server]:
 
 
 def post(
-    port: int, route: str, body: Any, content_type: str = "application/json"
+    port: int,
+    route: str,
+    body: Any,
+    content_type: str = "application/json",
+    limit_s: float = ANSWER_LIMIT_S,
 ) -> tuple[int, bytes]:
     """Send a JSON value, or bytes as they are, over a new connection; return status and answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_LIMIT_S)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=limit_s)
     try:
         connection.request("POST", route, content, {"Content-Type": content_type})
         answer = connection.getresponse()
