@@ -9,7 +9,7 @@ from typing import Any
 
 from serve.errors import BadRequest
 
-__all__ = ["Parameters"]
+__all__ = ["Parameters", "table"]
 
 
 def _is_flag(value: Any) -> bool:
@@ -73,3 +73,8 @@ class Parameters:
 
 
 _NONE = Parameters()
+
+
+def table() -> tuple[tuple[str, str], ...]:
+    """Return every parameter and what it may be."""
+    return tuple((name, allowed) for name, (allowed, _) in _CHECKS.items())

@@ -1,16 +1,13 @@
-"""The README is true: its tables are the code's, its commands exist, its payloads are answered."""
+"""The README is true: its tables are the code's, its commands exist."""
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from serve.decoders import decode
-from serve.records import Record
 from serve.settings import table as variables
 from train.hyperparameters import ALIASES
 from train.hyperparameters import table as hyperparameters
@@ -44,16 +41,6 @@ def test_the_table_of_variables_is_the_codes() -> None:
     assert rows("Environment of `serve`") == [
         (f"`{name}`", f"`{default}`", meaning) for name, default, meaning in variables()
     ]
-
-
-@pytest.mark.parametrize(
-    "body", [body for row in rows("Payloads") for body in re.findall(r"`([^`]+)`", row[0])]
-)
-def test_every_payload_is_understood(body: str) -> None:
-    assert all(
-        isinstance(record, Record)
-        for record in decode(io.BytesIO(body.encode()), "application/json").records
-    )
 
 
 def test_every_make_target_exists() -> None:
