@@ -17,7 +17,7 @@ from werkzeug.datastructures import MIMEAccept
 from serve.decoders import CSV, JSON, LINE_TYPES, NPY
 from serve.errors import BadRequest, NotAcceptable
 
-__all__ = ["ENCODERS", "Answer", "Encoder", "encoder_for"]
+__all__ = ["ENCODERS", "Answer", "Encoder", "best_of", "encoder_for"]
 
 
 class Answer(Protocol):
@@ -50,12 +50,18 @@ def encoder_for(accept: MIMEAccept, default: str) -> tuple[str, Encoder]:
     Raises:
         NotAcceptable: it accepts none of them.
     """
-    best = max((default, *ENCODERS), key=partial(_quality, accept)) if accept else default
-    if accept and not _quality(accept, best):
+    best = best_of(accept, default, *ENCODERS) if accept else default
+    if best is None:
         raise NotAcceptable(
             f"Accept {accept!s:.100} is not written here; accept {', '.join(ENCODERS)}"
         )
     return best, ENCODERS[best]
+
+
+def best_of(accept: MIMEAccept, *media_types: str) -> str | None:
+    """Return the first of the types that a client likes best; None where it accepts none."""
+    best = max(media_types, key=partial(_quality, accept))
+    return best if _quality(accept, best) else None
 
 
 def _quality(accept: MIMEAccept, media_type: str) -> float:

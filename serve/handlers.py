@@ -20,6 +20,7 @@ from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header, parse_options_header
 
 from serve.decoders import CSV, JSON, charset_of, read_string
+from serve.encoders import best_of
 from serve.errors import ClientGone, NotAcceptable, NotReady, TooLate, UserCodeError
 from serve.invocation import Clock, Invocation, Reply
 from serve.settings import Settings
@@ -193,7 +194,7 @@ class UserModel:
         """
         accept = parse_accept_header(header, MIMEAccept)
         if last.is_default:
-            best = accept.best_match([self._accept, *ENCODERS]) if accept else self._accept
+            best = best_of(accept, self._accept, *ENCODERS) if accept else self._accept
             if best not in ENCODERS:
                 raise NotAcceptable(
                     f"Accept {accept or self._accept} is not written here without an output_fn; "
@@ -202,7 +203,7 @@ class UserModel:
             return best
         liked = accept.best or "*/*"
         if "*" in liked:
-            liked = accept.best_match([self._accept, *ENCODERS]) or self._accept
+            liked = best_of(accept, self._accept, *ENCODERS) or self._accept
         return parse_options_header(liked)[0]
 
 

@@ -319,6 +319,21 @@ def test_type_that_the_default_output_fn_does_not_write_is_406(serve: Maker) -> 
     assert "text/csv" in message
 
 
+@pytest.mark.parametrize(
+    ("accept", "media_type"),
+    [
+        ("application/json; charset=utf-8", "application/json"),
+        ("application/json;q=0, text/csv;q=0.5", "text/csv"),
+        ("application/json;q=0.1, */*;q=0.9, text/csv;q=0.2", "application/x-npy"),
+    ],
+)
+def test_default_output_fn_writes_what_the_client_likes_best(
+    serve: Maker, accept: str, media_type: str
+) -> None:
+    client = serve(MODEL_FN + "def predict_fn(data, model): return [[1, 2]]\n")
+    assert client.post("x", accept=accept).content_type == media_type
+
+
 # A model that needs no code, with code around it
 
 
