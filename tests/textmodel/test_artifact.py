@@ -102,9 +102,7 @@ def test_directory_that_does_not_exist_holds_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "\x00", '"text"', "[1]"])
 def test_manifest_that_is_no_json_object_is_refused(artifact: Artifact, text: str) -> None:
     (artifact.directory / "optml.json").write_text(text)
-    with pytest.raises(
-        ArtifactError, match=r"manifest\.json (cannot be read|is not a JSON object)"
-    ):
+    with pytest.raises(ArtifactError, match=r"optml\.json (cannot be read|is not a JSON object)"):
         Artifact.open(artifact.directory)
 
 
