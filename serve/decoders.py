@@ -9,17 +9,15 @@ import codecs
 import csv
 import io
 import json
-import math
-import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import BinaryIO
 
-import numpy as np
 from werkzeug.http import parse_options_header
 
 from serve.errors import BadRequest, RequestError, UnsupportedMediaType
+from serve.npy import read_npy
 from serve.records import PAIR_KEY, SHAPES, TEXT_KEYS, Record, read_record, read_text
 
 __all__ = [
@@ -211,22 +209,14 @@ def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
 
 
 def _strings(body: bytes, charset: str) -> list[str]:
-    """Return the strings of an npy file. No other type is read, so nothing is unpickled.
-
-    `np.load` would make an array as large as the header says before it looks for the data.
-    """
-    file = io.BytesIO(body)
-    try:
-        version = np.lib.format.read_magic(file)
-        read = _NPY_HEADERS[version]
-        shape, _, dtype = read(file)
-    except (KeyError, ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
-        raise BadRequest(f"the body is no npy file: {error}") from None
-    if len(shape) > 1 or dtype.kind not in "US":
-        raise BadRequest(f"the array must hold strings, (texts,); it is {dtype} of shape {shape}")
-    data = body[file.tell() :]
-    if not dtype.itemsize or math.prod(shape) * dtype.itemsize != len(data):
-        raise BadRequest(f"the body has not the size of an array of {dtype} of shape {shape}")
+    """Return the strings of an npy file. No other type is read, so nothing is unpickled."""
+    array = read_npy(body)
+    dtype, data = array.dtype, array.data
+    if len(array.shape) > 1 or dtype.kind not in "US":
+        raise BadRequest(
+            f"the array must hold strings, (texts,); it is {dtype} of shape {array.shape}"
+        )
+    array.check_size()
     items = [data[start : start + dtype.itemsize] for start in range(0, len(data), dtype.itemsize)]
     if dtype.kind == "S":
         return [read_string(item.rstrip(b"\0"), charset) for item in items]
@@ -235,12 +225,6 @@ def _strings(body: bytes, charset: str) -> list[str]:
         return [item.decode(f"utf-32-{order}", "surrogatepass").rstrip("\0") for item in items]
     except UnicodeDecodeError:
         raise BadRequest("the array holds what is no character of Unicode") from None
-
-
-_NPY_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
 
 
 DECODERS: dict[str, Callable[[BinaryIO, str, bool], Payload]] = {

@@ -15,12 +15,13 @@ import json
 import sys
 from collections.abc import Callable
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from serve.decoders import CSV, JSON, NPY
 from serve.errors import BadRequest, UnsupportedMediaType
+from serve.npy import read_npy
 
 __all__ = ["DECODERS", "ENCODERS", "as_array", "as_is", "as_tensor", "decode", "encode"]
 
@@ -107,7 +108,13 @@ def _read_csv(data: str | bytes, numbers: Numbers) -> Any:
 
 def _read_npy(data: str | bytes, numbers: Numbers) -> Any:
     assert isinstance(data, bytes), "only JSON and CSV are handed on as texts"
-    return numbers(np.load(io.BytesIO(data), allow_pickle=False))
+    array = read_npy(data)
+    if array.dtype.hasobject:
+        raise BadRequest("the array holds Python objects, which are not unpickled here")
+    array.check_size()
+    order: Literal["F", "C"] = "F" if array.by_columns else "C"
+    own = bytearray(array.data)  # a copy, which user code may write to
+    return numbers(np.ndarray(array.shape, array.dtype, own, order=order))
 
 
 def _read_plain(data: str | bytes, numbers: Numbers) -> Any:

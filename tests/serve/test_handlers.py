@@ -257,7 +257,9 @@ def test_numbers_are_an_array_without_input_fn(serve: Maker) -> None:
     client = serve()
     assert client.post([[1, 2], [3, 4]]).json() == ["i", [4, 6]]
     assert client.post("1.5,2.5\n3.5,4.5\n", "text/csv").json() == ["f", [5.0, 7.0]]
-    assert client.post(npy(np.ones((2, 3))), "application/x-npy").json() == ["f", [2.0] * 3]
+    for array in (np.ones((2, 3)), np.ones((3, 2)).T):
+        assert client.post(npy(array), "application/x-npy").json() == ["f", [2.0] * 3]
+    assert client.post(npy(np.ones((0, 2))), "application/x-npy").json() == ["f", [0.0] * 2]
 
 
 def test_numbers_are_a_tensor_for_a_module_of_torch_which_is_called(serve: Maker) -> None:
@@ -304,6 +306,15 @@ def test_body_that_the_default_input_fn_cannot_read_is_the_clients_fault(
 ) -> None:
     client = serve(MODEL_FN + "def predict_fn(data, model): return 1\n")
     assert error(client.post(body, content_type))[:2] == (status, code)
+
+
+def test_array_that_says_to_be_larger_than_its_body_is_refused(serve: Maker) -> None:
+    client = serve(MODEL_FN + "def predict_fn(data, model): return 1\n")
+    text = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,), }"
+    body = b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(0x75).encode() + b"\n"
+    status, _, message = error(client.post(body, "application/x-npy"))
+    assert status == 400
+    assert "not the size" in message
 
 
 def test_pickle_in_an_array_is_not_read(serve: Maker) -> None:
