@@ -21,8 +21,8 @@ from werkzeug.http import parse_accept_header, parse_options_header
 
 from serve.decoders import CSV, JSON, charset_of, read_string
 from serve.encoders import best_of
-from serve.errors import ClientGone, NotAcceptable, NotReady, TooLate, UserCodeError
-from serve.invocation import Clock, Invocation, Reply
+from serve.errors import NotAcceptable, NotReady, UserCodeError
+from serve.invocation import PATIENCE, Clock, Invocation, Reply
 from serve.settings import Settings
 from serve.user_code import HANDLERS, LOADING, Program
 from serve.user_context import Context
@@ -36,8 +36,6 @@ __all__ = ["UserModel"]
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.5
-"""Seconds between two looks whether a client still waits for its turn."""
 LEAVE = 5.0
 """Seconds in which what runs has to end when the model is unloaded."""
 
@@ -172,10 +170,7 @@ class UserModel:
         while not self._turns.acquire(timeout=PATIENCE):
             if self._fault:
                 raise NotReady(self._fault)
-            if clock.gone():
-                raise ClientGone("the client has closed the connection")
-            if time.monotonic() > clock.deadline:
-                raise TooLate("the answer was not ready in time")
+            clock.look()
         started = time.monotonic()
         try:
             if self._fault:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
+from serve.errors import ClientGone, TooLate
 from serve.settings import Settings
 
-__all__ = ["ARRIVED", "Clock", "Invocation", "Reply", "Servable"]
+__all__ = ["ARRIVED", "PATIENCE", "Clock", "Invocation", "Reply", "Servable"]
+
+PATIENCE = 0.5
+"""Seconds between two looks whether a client still waits."""
 
 ARRIVED: ContextVar[float] = ContextVar("arrived")
 """When the request of this thread came, by `time.monotonic`: it may have waited for the thread."""
@@ -49,6 +54,18 @@ class Clock:
     seconds: dict[str, float] = field(
         default_factory=lambda: {"tokenize": 0.0, "queue": 0.0, "model": 0.0}
     )
+
+    def look(self) -> None:
+        """Look whether somebody still waits for the answer.
+
+        Raises:
+            ClientGone: the client has closed the connection.
+            TooLate: the time to answer in has passed.
+        """
+        if self.gone():
+            raise ClientGone("the client has closed the connection")
+        if time.monotonic() > self.deadline:
+            raise TooLate("the answer was not ready in time")
 
 
 class Servable(Protocol):

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from serve import metrics
 from serve.batcher import Batcher, Job
 from serve.encoders import Answer
-from serve.errors import BadRequest, ClientGone, NotReady, RequestError, TooLate
-from serve.invocation import Clock
+from serve.errors import BadRequest, NotReady, RequestError
+from serve.invocation import PATIENCE, Clock
 from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
@@ -25,7 +25,7 @@ from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
-from textmodel.tokenizer import Tokens
+from textmodel.tokenizer import Tokens, characters_of
 
 __all__ = ["Predictor"]
 
@@ -35,15 +35,13 @@ SMALL = 64
 """Texts up to which a request is mixed with others; a larger one is cut into windows."""
 WINDOW_CHARACTERS = 1_000_000
 """Characters of a window at most, but for its last text."""
-PATIENCE = 0.5
-"""Seconds between two looks whether the client still waits."""
 
 T = TypeVar("T")
 Result = tuple[NDArray[np.float32], NDArray[np.float32]]
 Run = Callable[[Sequence[Tokens]], list[Result]]
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Window:
     """Some records whose texts are executed together."""
 
@@ -139,7 +137,7 @@ class Predictor:
                 yield from self._answers(window, clock)
                 window = following
                 if window is not None:
-                    _look(clock)
+                    clock.look()
         finally:
             for left in (window, following):
                 if left is not None:  # nobody waits for it any more
@@ -162,21 +160,21 @@ class Predictor:
         """Tokenise the texts of some records; what is wrong with one stands in its place."""
         texts = [text for record in part if isinstance(record, Record) for text in record.texts]
         tokens = iter(_there(self._classifier).tokenize(texts) if texts else ())
-        window = _Window([], [], Job[Result]([], clock.deadline))
+        parts: list[RequestError | tuple[int, bool, Parameters]] = []
+        accepted: list[Tokens] = []
         for record in part:
             if isinstance(record, RequestError):
-                window.parts.append(record)
+                parts.append(record)
                 continue
             own = list(islice(tokens, len(record.texts)))
             try:
                 parameters = self._check(record, own)
             except BadRequest as error:
-                window.parts.append(error)
+                parts.append(error)
             else:
-                window.parts.append((len(own), record.many, parameters))
-                window.tokens += own
-        window.job = Job(window.tokens, clock.deadline)
-        return window
+                parts.append((len(own), record.many, parameters))
+                accepted += own
+        return _Window(parts, accepted, Job(accepted, clock.deadline))
 
     def _check(self, record: Record, tokens: Sequence[Tokens]) -> Parameters:
         """Return the wishes of a record, if this model can fulfil them.
@@ -249,9 +247,7 @@ def _parts(records: Iterator[Record | RequestError]) -> Iterator[list[Record | R
         part.append(record)
         if isinstance(record, Record):
             texts += len(record.texts)
-            characters += sum(
-                len(text) if isinstance(text, str) else sum(map(len, text)) for text in record.texts
-            )
+            characters += sum(map(characters_of, record.texts))
         if max(texts, len(part)) >= WINDOW_TEXTS or characters >= WINDOW_CHARACTERS:
             yield part
             part, texts, characters = [], 0, 0
@@ -266,18 +262,5 @@ def _wait(job: Job[Result], clock: Clock) -> Sequence[Result]:
         ClientGone, TooLate: nobody waits for them any more.
     """
     while not job.wait(PATIENCE):
-        _look(clock)
+        clock.look()
     return job.results()
-
-
-def _look(clock: Clock) -> None:
-    """Look whether somebody still waits for the answer.
-
-    Raises:
-        ClientGone: the client has closed the connection.
-        TooLate: the time to answer in has passed.
-    """
-    if clock.gone():
-        raise ClientGone("the client has closed the connection")
-    if time.monotonic() > clock.deadline:
-        raise TooLate("the answer was not ready in time")

@@ -19,7 +19,7 @@ from textmodel.hardware import Choice
 from textmodel.heads import HEADS, Head
 from textmodel.plain import open_model, tokenizer_files
 from textmodel.runtime import Runtime, load_runtime
-from textmodel.tokenizer import Text, Tokenizer, Tokens
+from textmodel.tokenizer import Text, Tokenizer, Tokens, characters_of
 
 __all__ = [
     "THRESHOLD",
@@ -137,7 +137,7 @@ def in_windows(texts: Sequence[Text]) -> list[Sequence[Text]]:
 
     They are of one size, and a power of two, to be shared evenly by so many processes.
     """
-    characters = sum(len(text) if isinstance(text, str) else sum(map(len, text)) for text in texts)
+    characters = sum(map(characters_of, texts))
     least = max(len(texts) / WINDOW_TEXTS, characters / WINDOW_CHARACTERS, 1)
     count = min(2 ** math.ceil(math.log2(least)), max(len(texts), 1))
     bounds = [len(texts) * number // count for number in range(count + 1)]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
-__all__ = ["Text", "Tokenizer", "Tokens", "pad"]
+__all__ = ["Text", "Tokenizer", "Tokens", "characters_of", "pad"]
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts that the encoder reads together."""
@@ -55,6 +55,11 @@ class Tokenizer:
             )
             for text, encoding in zip(texts, encodings, strict=True)
         ]
+
+
+def characters_of(text: Text) -> int:
+    """Return how many characters a text has; of a pair, both together."""
+    return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
 def pad(batch: Sequence[Tokens], pad_id: int) -> dict[str, NDArray[np.int64]]:
