@@ -22,7 +22,7 @@ from train.progress import progress
 from train.recipes.fitting import Fitting
 from train.recipes.tokens import log_cut, write_tokenizer
 
-__all__ = ["embed"]
+__all__ = ["EmbeddingTable", "embed"]
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def _embed(
     The result depends neither on how many there are, nor on which windows a checkpoint holds.
     """
     world, checkpoints = fitting.world, fitting.checkpoints
-    table = _Table(fitting.train.texts, fitting.directory)
+    table = EmbeddingTable(fitting.train.texts, fitting.directory)
     kept = checkpoints.numbers(_NAME)
     for number in kept:
         table.put(number, np.load(checkpoints.path(_NAME, number) / _FILE, allow_pickle=False))
@@ -126,7 +126,7 @@ class _CutCounter:
         return tokens
 
 
-class _Table:
+class EmbeddingTable:
     """The embeddings of all rows, filled by the windows that their distinct texts are cut into."""
 
     def __init__(self, texts: Sequence[Text], directory: Path) -> None:

@@ -14,7 +14,7 @@ from textmodel import classifier
 from textmodel.tokenizer import Text
 from train.job import Job
 from train.recipes import embeddings
-from train.recipes.embeddings import _Table
+from train.recipes.embeddings import EmbeddingTable
 from train.stopping import Stop
 from train.worker import run
 from train.world import World
@@ -35,7 +35,7 @@ def test_rows_of_equal_texts_share_one_embedding(
 ) -> None:
     monkeypatch.setattr(classifier, "WINDOW_TEXTS", 2)
     texts: list[Text] = ["c", "a", ("a", "b"), "a", "c", "b", "c", "b"]
-    table = _Table(texts, tmp_path)
+    table = EmbeddingTable(texts, tmp_path)
     assert table.windows == [["c", "a"], [("a", "b"), "b"]]
     for number, window in reversed(list(enumerate(table.windows))):
         table.put(number, np.array([[len(text), ord(text[0])] for text in window], np.float32))
