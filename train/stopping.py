@@ -47,13 +47,13 @@ class Stop:
         Raises:
             Stopped: there was a signal before, and what it raised got lost.
         """
-        if self.signal:
+        if self.signal and not self._deferred:
             raise self._new()
-        self._deferred = True
+        outer, self._deferred = self._deferred, True
         try:
             yield
         finally:
-            self._deferred = False
+            self._deferred = outer
 
     def ignore(self) -> None:
         """From here on, let no signal cut short what is left, because it takes no time."""

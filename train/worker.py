@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,12 +90,15 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
     watchers = Watchers(settings.rules, stop.request, world.leads)
     history = History()
     metrics.listeners += [watchers, history]
-    with profiler.phase("reading"):
-        splits = read_splits(job, settings, world)
-        encoder = find_encoder(settings.model_name, job)
-    check_objective(job.hyperparameters(), settings, splits.held_out)
-    watchers.look_at_rows(splits.train)
-    with _directory(job, world) as directory:
+    with ExitStack() as until_fitted, _directory(job, world) as directory:
+        if world.broadcast(any(job.checkpoints.glob(f"{settings.recipe}-*/step-*"))):
+            # There may be something to keep already: a stop only ends the steps.
+            until_fitted.enter_context(stop.deferred())
+        with profiler.phase("reading"):
+            splits = read_splits(job, settings, world)
+            encoder = find_encoder(settings.model_name, job)
+        check_objective(job.hyperparameters(), settings, splits.held_out)
+        watchers.look_at_rows(splits.train)
         fitting = Fitting(
             train=splits.train,
             validation=splits.held_out.get("validation"),
@@ -117,6 +120,7 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
                 manifest = load_recipe(settings.recipe)(fitting)
         except ArtifactError as error:
             raise UserError(str(error)) from error
+        until_fitted.close()
         if not world.leads:
             return
         check_weights(directory)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -98,3 +99,32 @@ def test_job_that_is_killed_at_random_moments_ends_as_if_it_had_not_been(
     expected = load_file(whole / "model/model.safetensors")
     for name, tensor in load_file(killed / "model/model.safetensors").items():
         np.testing.assert_allclose(tensor, expected[name], atol=1e-5)
+
+
+def test_resumed_job_that_is_stopped_while_it_reads_keeps_the_model_of_its_checkpoint(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    root = make_job(tmp_path, str(tiny_encoder))
+    with start(root) as process:
+        assert process.stdout
+        while "checkpoint at step" not in process.stdout.readline():
+            pass
+        process.kill()
+    channel = root / "input/data/train"
+    rows = (channel / "data.csv").read_bytes()
+    (channel / "data.csv").unlink()
+    channel.rmdir()
+    inputs = {"train": {"TrainingInputMode": "Pipe", "ContentType": "text/csv"}}
+    (root / "input/config/inputdataconfig.json").write_text(json.dumps(inputs))
+    with start(root) as process:
+        assert process.stdout
+        while "waiting: the pipe" not in (log := process.stdout.readline()):
+            assert log
+        process.send_signal(signal.SIGTERM)
+        os.mkfifo(channel.with_name("train_0"))
+        channel.with_name("train_0").write_bytes(rows)
+        log, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, log
+    assert "going on from the checkpoint of step" in log
+    assert "stopped (SIGTERM)" in log
+    assert load_classifier(root / "model").predict(["fire"]).shape == (1, 2)

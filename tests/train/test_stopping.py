@@ -41,6 +41,22 @@ def test_first_signal_is_only_noted_where_the_work_winds_up(stop: Stop) -> None:
     assert stop.requested == "SIGTERM"
 
 
+def test_work_that_winds_up_within_other_such_work_still_only_notes_the_first_signal(
+    stop: Stop,
+) -> None:
+    with stop.deferred():
+        send(signal.SIGTERM)
+        deferred(stop)
+    assert stop.requested == "SIGTERM"
+
+
+def test_signal_after_inner_work_that_wound_up_is_still_only_noted(stop: Stop) -> None:
+    with stop.deferred():
+        deferred(stop)
+        send(signal.SIGTERM)
+    assert stop.requested == "SIGTERM"
+
+
 def test_second_signal_ends_the_work_that_winds_up(stop: Stop) -> None:
     with pytest.raises(Stopped, match="SIGTERM"):
         deferred(stop, signal.SIGTERM, signal.SIGTERM)
