@@ -1,15 +1,4 @@
-"""Host a model on this machine as SageMaker hosts it, for clients of its runtime API.
-
-  python -m local_test serve my-image:latest --model model.tar.gz --endpoint-name my-endpoint
-  python -m local_test serve --model opt_ml/model --mode serverless
-
-boto3's own client finds it under another address:
-
-  boto3.client("sagemaker-runtime", endpoint_url="http://127.0.0.1:8080")
-
-or, without a change of the script, by AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME=http://127.0.0.1:8080.
-Signatures are not checked, but boto3 wants some credentials and a region to sign with.
-"""
+"""A program that serves a model, under the rules of SageMaker's hosting."""
 
 from __future__ import annotations
 
@@ -33,7 +22,17 @@ from local_test.programs import (
     Surroundings,
 )
 
-__all__ = ["GRACE", "MODES", "PING_LIMIT", "Endpoint", "HostingError", "Mode", "host"]
+__all__ = [
+    "GRACE",
+    "MODES",
+    "PING_INTERVAL",
+    "PING_LIMIT",
+    "Endpoint",
+    "HostingError",
+    "Mode",
+    "free_port",
+    "host",
+]
 
 MB = 2**20
 GRACE = 30.0
