@@ -51,6 +51,8 @@ class Mode:
     """Bytes that the body of a request may have, and of an answer."""
     invocation: float = 60
     """Seconds in which an invocation has to be answered."""
+    stream: float = 480
+    """Seconds that a streamed answer may take."""
     startup: float = 480
     """Seconds in which /ping has to answer 200 after the start."""
     user: str = ""

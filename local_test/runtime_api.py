@@ -62,8 +62,6 @@ RENAMED = {
 ACCOUNT = "123456789012"
 VARIANT = "AllTraffic"
 CONTAINER = "primary"
-STREAM_LIMIT = 480.0
-"""Seconds that a streamed answer may take."""
 INLINE_LIMIT = 128_000
 """Bytes that the body of an asynchronous request may have, which else lies in S3."""
 MAX_MESSAGE = 2048
@@ -161,7 +159,7 @@ def _stream(endpoint: Endpoint, name: str) -> Response:
             raise model_error(name, reply.status, b"".join(reply.parts()))
     except Unanswered as error:
         raise _unanswered(name, error) from error
-    reply.extend(STREAM_LIMIT - endpoint.mode.invocation)
+    reply.extend(endpoint.mode.stream - endpoint.mode.invocation)
 
     def events() -> Iterator[bytes]:
         try:
@@ -170,8 +168,9 @@ def _stream(endpoint: Endpoint, name: str) -> Response:
         except Unanswered as error:
             late = isinstance(error, TimedOut)
             code = "ModelInvocationTimeExceeded" if late else "StreamBroken"
-            say(f"InvokeEndpointWithResponseStream: {code}: {error}")
-            yield exception("ModelStreamError", {"Message": str(error), "ErrorCode": code})
+            message = f"{code}: {error}"  # boto3 does not show the code itself
+            say(f"InvokeEndpointWithResponseStream: {message}")
+            yield exception("ModelStreamError", {"Message": message, "ErrorCode": code})
         finally:
             reply.close()
 
