@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import tempfile
 import zlib
@@ -41,13 +42,15 @@ def unpack(archive: Path, directory: Path) -> None:
             or names that lead out of the directory.
     """
     try:
-        with tarfile.open(archive, "r:gz") as members:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as members:
             files = []
             for member in members:
                 _check(member, archive)
                 members.extract(member, directory, filter="data")
                 if member.isfile():
                     files.append(PurePosixPath(member.name))
+            while stream.read(2**20):  # to its checksum at the end
+                pass
     except (tarfile.ReadError, EOFError, zlib.error, OSError) as error:
         raise ArgumentError(f"{archive} is no whole gzipped tar file: {error}") from error
     _warn_of_a_leading_directory(files)

@@ -299,7 +299,7 @@ def test_stream_that_breaks_off_ends_with_an_exception(client: Client) -> None:
     answer = stream(client, {"parts": ["one"], "break": True})
     with (
         closing(answer["Body"]) as events,
-        pytest.raises(EventStreamError, match="ModelStreamError.*StreamBroken"),
+        pytest.raises(EventStreamError, match=r"ModelStreamError.*StreamBroken"),
     ):
         list(events)
 
@@ -309,7 +309,7 @@ def test_stream_that_takes_too_long_ends_with_an_exception(serve: Serve, expose:
     answer = stream(client, {"parts": ["one", "two"], "until": "/never"})
     with (
         closing(answer["Body"]) as events,
-        pytest.raises(EventStreamError, match="ModelStreamError.*ModelInvocationTimeExceeded"),
+        pytest.raises(EventStreamError, match=r"ModelStreamError.*ModelInvocationTimeExceeded"),
     ):
         list(events)
 
