@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+TRIES = itertools.count()
 PINGS = iter(map(int, os.environ.get("PINGS", "").split()))
 
 
@@ -36,6 +38,9 @@ class Handler(BaseHTTPRequestHandler):
         if "parts" in asked:
             self._stream(asked)
             return
+        if "tries" in asked and next(TRIES) < asked["tries"]:
+            self._answer(503, b"")
+            return
         answer = asked.get("body")
         if answer is None:
             seen = {"headers": dict(self.headers.items()), "body": body.decode(errors="replace")}
@@ -47,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _asked(self, body: bytes) -> Any:
-        """Return the body, where it is one JSON object."""
-        return json.loads(body) if body[:1] == b"{" and body.count(b"\n") == 0 else {}
+        """Return the body, where it is one JSON object on a line."""
+        return json.loads(body) if body[:1] == b"{" and b"\n" not in body[:-1] else {}
 
     def _body(self) -> bytes:
         if self.headers["Transfer-Encoding"] != "chunked":
