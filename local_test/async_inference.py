@@ -9,7 +9,7 @@ import json
 import time
 import uuid
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,8 @@ class AsyncInference:
         places = Places(f"{prefix}/{filename or f'{name}.out'}", f"{prefix}/{name}-error.out")
         path_of(self._storage, places.output)
         expires = time.monotonic() + ttl
-        self._workers.submit(self._answer, _Request(headers, body, places, timeout, expires))
+        request = _Request(headers, body, places, timeout, expires)
+        self._workers.submit(self._answer, request).add_done_callback(_tell)
         return places
 
     def close(self) -> None:
@@ -134,6 +135,12 @@ class AsyncInference:
                 return "", answer.body
             return f"status {answer.status}", answer.body
         return fault, json.dumps({"Message": fault}).encode()
+
+
+def _tell(done: Future[None]) -> None:
+    """Say what nobody else would hear of, such as a disk that is full."""
+    if not done.cancelled() and (error := done.exception()):
+        say(f"InvokeEndpointAsync: nothing is stored: {error!r}")
 
 
 def path_of(storage: Path, location: str) -> Path:

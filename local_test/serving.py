@@ -34,6 +34,7 @@ __all__ = [
     "started",
     "stop_and_tell",
     "terminable",
+    "watch",
 ]
 
 
@@ -119,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(
                 f'endpoint_url="{address}"; the program itself: {endpoint.address}; Ctrl-C stops it'
             )
-            code = _watch(endpoint)
+            code = watch(endpoint)
             say(f"the program ended with exit status {code}; SageMaker would replace the instance")
             return 1
         except KeyboardInterrupt:
@@ -164,7 +165,7 @@ def stop_and_tell(endpoint: Endpoint) -> int:
     return 0
 
 
-def _watch(endpoint: Endpoint) -> int:
+def watch(endpoint: Endpoint) -> int:
     """Ping the program until it ends; return its exit status."""
     before = ""
     while True:
@@ -181,9 +182,11 @@ def _watch(endpoint: Endpoint) -> int:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does."""
+    """Let SIGTERM do what Ctrl-C does; where neither is waited for, it ends the command."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
     finally:
         signal.signal(signal.SIGTERM, before)

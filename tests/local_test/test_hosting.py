@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from local_test import hosting
+from local_test import hosting, serving
 from local_test.arguments import ArgumentError
 from local_test.exchange import TimedOut, Unanswered, ask
 from local_test.hosting import MODES, HostingError
@@ -333,6 +333,59 @@ def test_archive_is_served_until_sigterm(
     assert "model in ['code'] good day" in said
     assert "InvokeEndpoint: status 200" in said
     assert re.search(r"the program ended after [0-9.]+ s with exit status 0", said)
+
+
+def test_request_in_hand_at_sigterm_reaches_its_client(
+    pack: Pack, command: Callable[..., Command]
+) -> None:
+    slow = INFERENCE.replace("return model(", "__import__('time').sleep(4); return model(")
+    served = command("serve", "--model", pack({"code/inference.py": slow}), "--port", 0)
+    client = client_of(served.wait_for('endpoint_url="(.*?)"')[1])
+    answers = []
+
+    def ask() -> None:
+        answer = client.invoke_endpoint(
+            EndpointName="any", ContentType="application/json", Body='{"inputs": "late"}'
+        )
+        answers.append(answer["Body"].read())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(2)
+    assert served.stop() == 0
+    thread.join()
+    assert answers == [b'"LATE"']
+
+
+def test_asynchronous_endpoint_writes_into_the_directory_that_is_s3(
+    pack: Pack, command: Callable[..., Command], tmp_path: Path
+) -> None:
+    (tmp_path / "s3/bucket").mkdir(parents=True)
+    (tmp_path / "s3/bucket/in.json").write_text('{"inputs": "flood"}')
+    served = command(
+        *("serve", "--model", pack({"code/inference.py": INFERENCE}), "--port", 0),
+        *("--mode", "async", "--s3", tmp_path / "s3", "--s3-output", "s3://bucket/out"),
+    )
+    client = client_of(served.wait_for('endpoint_url="(.*?)"')[1])
+    answer = client.invoke_endpoint_async(
+        EndpointName="any", ContentType="application/json", InputLocation="s3://bucket/in.json"
+    )
+    served.wait_for("InvokeEndpointAsync: answered")
+    key = answer["OutputLocation"].removeprefix("s3://")
+    assert (tmp_path / "s3" / key).read_text() == '"FLOOD"'
+    assert served.stop() == 0
+
+
+def test_ping_that_fails_later_is_told_once_it_is_well_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(serving, "PING_INTERVAL", 0.2)
+    endpoint = serve(PINGS="200 503 503 200", healthy=True)
+    threading.Timer(4, endpoint.stop).start()
+    assert serving.watch(endpoint) == 0
+    told = capsys.readouterr().err
+    assert told.count("/ping failed: status 503; SageMaker replaces an instance") == 2
+    assert told.count("/ping answers 200 again") == 1
 
 
 def test_model_that_cannot_be_loaded_ends_the_command(

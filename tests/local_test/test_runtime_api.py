@@ -383,6 +383,18 @@ def test_late_asynchronous_answer_is_a_failure(line: Client, storage: Path) -> N
     assert b"no answer within 1 s" in content(storage, answer["FailureLocation"])
 
 
+def test_answer_that_cannot_be_stored_is_told(
+    line: Client, storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (storage / "bucket/out").write_text("a file where a directory is needed")
+    submit(line, Body=b"x")
+    deadline, told = time.monotonic() + 60, ""
+    while "nothing is stored: " not in told:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        told += capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
