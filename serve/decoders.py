@@ -103,6 +103,8 @@ def charset_of(name: str) -> str:
 
 def _json(stream: BinaryIO, charset: str, batch: bool) -> Payload:
     text = read_string(stream.read(), charset)
+    if not text.strip():
+        raise BadRequest(f"the body is empty. Send {SHAPES}")
     try:
         value = json.loads(text)
     except RecursionError:
@@ -178,7 +180,9 @@ def _row(row: list[str] | RequestError, columns: list[int], width: int) -> Recor
             f"a header with one of {', '.join(TEXT_KEYS)}"
         )
     if len(row) != width:
-        raise BadRequest(f"the row has {len(row)} columns, the first one {width}")
+        raise BadRequest(
+            f"the row has {len(row)} columns, the first row has {width}; quote a text with commas"
+        )
     texts = []
     for column in columns:
         try:
@@ -203,8 +207,11 @@ def _plain_line(line: bytes, charset: str) -> Record:
 
 
 def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    strings = enumerate(_strings(stream.read(), charset))
-    texts = [read_text(string, f"text {number}") for number, string in strings]
+    strings = _strings(stream.read(), charset)
+    where = f"of {len(strings)}"
+    texts = [
+        read_text(string, f"text {number} {where}") for number, string in enumerate(strings, 1)
+    ]
     return Payload(iter([Record([text]) for text in texts]), NPY)
 
 
@@ -214,7 +221,8 @@ def _strings(body: bytes, charset: str) -> list[str]:
     dtype, data = array.dtype, array.data
     if len(array.shape) > 1 or dtype.kind not in "US":
         raise BadRequest(
-            f"the array must hold strings, (texts,); it is {dtype} of shape {array.shape}"
+            "the array must hold strings in one dimension, as "
+            f'numpy.array(["a text", "another"]) does; it is {dtype} of shape {array.shape}'
         )
     array.check_size()
     items = [data[start : start + dtype.itemsize] for start in range(0, len(data), dtype.itemsize)]

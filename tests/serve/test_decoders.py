@@ -113,7 +113,7 @@ def test_no_texts_are_no_error() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "not JSON"),
+        (b"", "the body is empty. Send"),
         (b'{"inputs": ', "not JSON"),
         (b'"a"\n"b"', "not JSON: Extra data.*application/jsonlines"),
         (b"[" * 100_000, "nested too deeply"),
@@ -228,8 +228,8 @@ def test_the_answer_to_a_body_with_a_header_has_one() -> None:
         (b'a\n"b" c\nd\n', ["['a']", "the row is not CSV", "['d']"]),
         (b'"b" c\na\n', ["the row is not CSV", "['a']"]),
         (b'a\n"never closed\nb\n', ["['a']", "the row is not CSV: unexpected end"]),
-        (b"a\nb,c\nd\n", ["['a']", "the row has 2 columns, the first one 1", "['d']"]),
-        (b"text,id\na,1\nb\n", ["['a']", "the row has 1 columns, the first one 2"]),
+        (b"a\nb,c\nd\n", ["['a']", "the row has 2 columns, the first row has 1", "['d']"]),
+        (b"text,id\na,1\nb\n", ["['a']", "the row has 1 columns, the first row has 2"]),
         (b"a,b,c\n", ["the row has 3 columns; send the text alone"]),
         (b'text\n" "\nb\n', ["the text is empty", "['b']"]),
         (b"\n", ["the row is empty"]),
@@ -292,7 +292,7 @@ def header(dtype: str, shape: str) -> bytes:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "no npy file"),
+        (b"", "no npy file.*Send what numpy.save writes"),
         (b"PK\x03\x04 no archive", "no npy file"),
         (b"\x93NUMPY\x09\x00", "no npy file"),
         (npy(np.zeros(3)), "must hold strings.*float64"),
@@ -305,7 +305,7 @@ def header(dtype: str, shape: str) -> bytes:
         (header("<U1", "(-1,)"), "not the size"),
         (header("<U1", "(1, 'a'"), "no npy file"),
         (npy(np.array([b"\xff"])), "byte 0xff"),
-        (npy(np.array(["a", ""])), "text 1 is empty"),
+        (npy(np.array(["a", ""])), "text 2 of 2 is empty"),
     ],
 )
 def test_an_array_that_cannot_be_read_says_what_is_wrong(body: bytes, message: str) -> None:
