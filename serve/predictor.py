@@ -21,7 +21,7 @@ from serve.invocation import PATIENCE, Clock
 from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
-from serve.streams import shared_streams
+from serve.streams import giving_way, shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
@@ -84,7 +84,8 @@ class Predictor:
             ArtifactError: the model directory cannot be used.
         """
         started = time.monotonic()
-        classifier = load_classifier(
+        classifier = giving_way(
+            load_classifier,
             directory,
             runtime=settings.runtime,
             precision=settings.precision,
