@@ -16,6 +16,7 @@ from pathlib import Path
 
 from local_test import opt_ml
 from local_test.arguments import say
+from local_test.checkpoints import Checkpoints
 from local_test.metrics import Metrics
 from local_test.packing import merge, pack
 from local_test.pipes import Feeder
@@ -127,6 +128,12 @@ class Job:
         """model.tar.gz and output.tar.gz, where there was something to pack."""
         self._stop = threading.Event()
         self._hurry = threading.Event()
+        trees = [request.tree(host) / "checkpoints" for host in request.hosts]
+        self._checkpoints = (  # a lone host has them mounted
+            Checkpoints(request.checkpoints, trees)
+            if request.checkpoints and request.instances > 1
+            else None
+        )
         self._trained = 0.0
         self._failed = ""
 
@@ -153,11 +160,12 @@ class Job:
             self._enter("Starting")
             self._enter("Downloading")
             self._lay_out()
-            if self._stop.is_set():
-                cause = "Stopped"
-                break
             self._enter("Training")
             cause = self._attempt(interruptions.pop(0) if interruptions else None)
+            if self._checkpoints:
+                self._checkpoints.collect()
+        if interruptions:
+            say(f"the job ended before {len(interruptions)} of its interruptions")
         self._finish(cause)
 
     def _enter(self, status: str) -> None:
@@ -184,6 +192,8 @@ class Job:
         if store and not store.is_dir():
             store.mkdir(parents=True)
             store.chmod(0o777)
+        if self._checkpoints:
+            self._checkpoints.restore()
 
     def _attempt(self, interruption: float | None) -> str:
         """Run the programs until they end or are stopped.
@@ -272,7 +282,7 @@ class Job:
             if mode == "FastFile":
                 inside = f"input/data/{name}"
                 mounts.append(Mount(tree / inside, f"/opt/ml/{inside}", read_only=True))
-        if request.checkpoints:
+        if request.checkpoints and not self._checkpoints:
             mounts.append(Mount(request.checkpoints, CHECKPOINTS))
         return Surroundings(
             environment=request.environment,
