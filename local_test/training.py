@@ -173,6 +173,8 @@ def _request(arguments: argparse.Namespace, base: Path | None, scratch: Path) ->
     name = f"local-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}-{os.getpid()}"
     if arguments.instances < 1:
         raise ArgumentError(f"--instances {arguments.instances}: a job has at least one")
+    if arguments.max_runtime < 1:
+        raise ArgumentError(f"--max-runtime {arguments.max_runtime:g}: at least 1")
     return Request(
         name=name,
         output=arguments.output,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from local_test.opt_ml import build
 from tests.container.running import STRICT, wait_for
 
 pytestmark = pytest.mark.container
@@ -31,11 +31,8 @@ print(urllib.request.urlopen(request, timeout=60).read().decode())
 def lay_out(parent: Path, **hyperparameters: object) -> Path:
     """Return an /opt/ml tree that any user of a container may use."""
     directory = parent / "opt_ml"
-    arguments = ["--channel", f"train={ROOT / 'local_test/data/messages.csv'}"]
-    for name, value in hyperparameters.items():
-        arguments += ["--hyperparameter", f"{name}={value}"]
-    program = [sys.executable, str(ROOT / "local_test/opt_ml.py"), str(directory)]
-    subprocess.run([*program, *arguments], check=True)
+    settings = {name: str(value) for name, value in hyperparameters.items()}
+    build(directory, {"train": ROOT / "local_test/data/messages.csv"}, {}, settings)
     for path in (parent, *parent.parents[:2]):  # pytest makes them for their owner alone
         path.chmod(0o755)
     return directory
