@@ -27,7 +27,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from local_test.arguments import engine_for
-from local_test.job import Job, Request, contained
+from local_test.job import Job, Request
+from local_test.launchers import Contained
 
 MESSAGES = Path(__file__).resolve().parents[1] / "local_test/data/messages.csv"
 
@@ -72,7 +73,7 @@ def main() -> int:
                 interruptions=[arguments.after] * count,
                 grace=arguments.grace,
             )
-            job = Job(request, contained(engine, arguments.image))
+            job = Job(request, Contained(engine, arguments.image))
             with contextlib.redirect_stdout(io.StringIO()) as log:
                 job.run()
             if job.code:

@@ -17,12 +17,13 @@ from pathlib import Path
 from local_test import opt_ml
 from local_test.arguments import say
 from local_test.checkpoints import Checkpoints
+from local_test.launchers import CHECKPOINTS, Launcher
 from local_test.metrics import Metrics
 from local_test.packing import merge, pack
 from local_test.pipes import Feeder
-from local_test.programs import Container, Engine, Mount, Process, Program, Surroundings
+from local_test.programs import Mount, Program, Surroundings
 
-__all__ = ["GRACE", "Job", "Launch", "Request", "bare", "contained"]
+__all__ = ["GRACE", "Job", "Request"]
 
 GRACE = 120.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -41,33 +42,7 @@ CAUSES = {
 }
 """By the secondary status that follows: why the programs are stopped."""
 
-CHECKPOINTS = "/opt/ml/checkpoints"
-
 BILLED = ("Downloading", "Training", "Stopping", "Uploading")
-
-Launch = Callable[[Surroundings, Callable[[str], None]], Program]
-"""Start the program of one host, with a listener for its lines."""
-
-
-def contained(engine: Engine, image: str) -> Launch:
-    """Return what starts `docker run IMAGE train`."""
-    return lambda surroundings, listener: Container(
-        engine, image, ["train"], surroundings, listener
-    )
-
-
-def bare(program: str = "train") -> Launch:
-    """Return what starts a program of this repository."""
-
-    def launch(surroundings: Surroundings, listener: Callable[[str], None]) -> Program:
-        for mount in surroundings.mounts:
-            place = surroundings.base / "checkpoints" if surroundings.base else mount.source
-            if mount.target == CHECKPOINTS and mount.source.resolve() != place.resolve():
-                place.rmdir()
-                place.symlink_to(mount.source.resolve())
-        return Process(program, surroundings, listener)
-
-    return launch
 
 
 @dataclass(frozen=True)
@@ -112,8 +87,8 @@ class Job:
         ArgumentError: the service would refuse the request.
     """
 
-    def __init__(self, request: Request, launch: Launch) -> None:
-        self.request, self._launch = request, launch
+    def __init__(self, request: Request, launcher: Launcher) -> None:
+        self.request, self._launcher = request, launcher
         opt_ml.check(request.output, request.channels, request.content_types,
                      request.hyperparameters, request.input_modes, request.sharded)  # fmt: skip
         self.metrics = Metrics(request.metrics)
@@ -207,10 +182,14 @@ class Job:
             for host in self.request.hosts:
                 for feeder in self._feeders(host):
                     stack.callback(feeder.close)
-                programs.append(self._launch(self._surroundings(host), self._listener(host)))
+                programs.append(
+                    self._launcher.start(self._surroundings(host), self._listener(host))
+                )
                 stack.callback(programs[-1].remove)
             cause = self._watch(programs, interruption)
             self._note_failure(programs)
+        kept = [self.request.checkpoints] if self.request.checkpoints else []
+        self._launcher.reclaim([*map(self.request.tree, self.request.hosts), *kept])
         return cause or ("Failed" if self.code else "")
 
     def _note_failure(self, programs: Sequence[Program]) -> None:
@@ -246,7 +225,8 @@ class Job:
 
     def _end(self, programs: Sequence[Program], cause: str) -> None:
         """Send SIGTERM to all programs, and SIGKILL to those that still run after the grace."""
-        self._enter("Interrupted" if cause == "Interrupted" else "Stopping")
+        if cause != "Failed":
+            self._enter("Interrupted" if cause == "Interrupted" else "Stopping")
         count = [status for status, _ in self.transitions].count("Interrupted")
         grace = self.request.grace
         say(f"{CAUSES[cause].format(count=count)}: SIGTERM now, SIGKILL after {grace:g} s")

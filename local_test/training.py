@@ -35,7 +35,8 @@ from pathlib import Path
 from local_test import opt_ml
 from local_test.arguments import ArgumentError, add_pairs, engine_for, pairs, say
 from local_test.description import REGION, arn, describe
-from local_test.job import Job, Request, bare, contained
+from local_test.job import Job, Request
+from local_test.launchers import Bare, Contained
 from local_test.metrics import read_definitions
 from local_test.programs import Engine
 from local_test.source import CHANNEL, submit
@@ -145,9 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
         request = _request(arguments, Path("/opt/ml") if engine else None, Path(scratch))
         if not engine:
             _check_bare(request)
-        launch = contained(engine, arguments.image) if engine else bare()
+        launcher = Contained(engine, arguments.image) if engine else Bare()
         with _network(request, engine) as network:
-            job = Job(replace(request, network=network), launch)
+            job = Job(replace(request, network=network), launcher)
             with _stopped_by_signals(job):
                 job.run()
     return _report(job, arguments.image if engine else None)

@@ -178,6 +178,14 @@ def test_spot_interruptions_keep_checkpoints_and_nothing_else(
     assert described(output)["EnableManagedSpotTraining"] is True
 
 
+def test_what_the_containers_root_wrote_belongs_to_the_user(run: Run, output: Path) -> None:
+    done = run("mkdir -m 700 model/a output/data/a; touch model/a/b; chmod 600 model/a/b")
+    assert done.returncode == 0, done.stderr
+    assert {path.stat().st_uid for path in output.rglob("*")} == {os.getuid()}
+    assert names(output / "model.tar.gz") == ["a", "a/b"]
+    assert run("true").returncode == 0  # could remove it
+
+
 def test_ctrl_c_stops_the_job_and_the_model_is_packed(
     command: Callable[..., list[str]], docker: Docker, tiny: str, output: Path
 ) -> None:

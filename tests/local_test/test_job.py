@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from local_test.job import Job, Request, bare
+from local_test.job import Job, Request
+from local_test.launchers import Bare
 
 New = Callable[..., Job]
 
@@ -26,7 +27,7 @@ def new(tmp_path: Path) -> New:
 
     def make(do: str, **options: Any) -> Job:
         request = Request("job", tmp_path / "job", hyperparameters={"do": do}, **options)
-        return Job(request, bare("tests.local_test.stand_in"))
+        return Job(request, Bare("tests.local_test.stand_in"))
 
     return make
 
