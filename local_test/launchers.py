@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -28,13 +28,25 @@ class Launcher(Protocol):
 
 @dataclass(frozen=True)
 class Contained:
-    """`docker run IMAGE train`."""
+    """`docker run IMAGE train`, or with what replaces the image's entry point and `train`."""
 
     engine: Engine
     image: str
+    entrypoint: Sequence[str] = ()
+    """ContainerEntrypoint."""
+    arguments: Sequence[str] = ()
+    """ContainerArguments."""
 
     def start(self, surroundings: Surroundings, listener: Listener) -> Program:
-        return Container(self.engine, self.image, ["train"], surroundings, listener)
+        program, *first = self.entrypoint or [""]
+        default = [] if self.entrypoint else ["train"]
+        return Container(
+            self.engine,
+            self.image,
+            [*first, *(self.arguments or default)],
+            replace(surroundings, entrypoint=program),
+            listener,
+        )
 
     def reclaim(self, directories: Sequence[Path]) -> None:
         """Change the owner of files that the container's root wrote, with the image's `chown`.

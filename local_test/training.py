@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import signal
 import tempfile
 import time
@@ -36,7 +37,7 @@ from local_test import opt_ml
 from local_test.arguments import ArgumentError, add_pairs, engine_for, pairs, say
 from local_test.description import REGION, arn, describe
 from local_test.job import Job, Request
-from local_test.launchers import Bare, Contained
+from local_test.launchers import Bare, Contained, Launcher
 from local_test.metrics import read_definitions
 from local_test.programs import Engine
 from local_test.source import CHANNEL, submit
@@ -93,6 +94,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="containers on a private network, algo-1 to algo-N (default: 1)",
     )
+    platform.add_argument(
+        "--container-entrypoint",
+        default="",
+        metavar="WORDS",
+        help="ContainerEntrypoint, instead of the image's own: quoted as for a shell",
+    )
+    platform.add_argument(
+        "--container-arguments",
+        default="",
+        metavar="WORDS",
+        help="ContainerArguments, instead of `train`",
+    )
     platform.add_argument("--network", action="store_true", help="lift the network isolation")
     platform.add_argument(
         "--read-only",
@@ -144,9 +157,14 @@ def run(arguments: argparse.Namespace) -> int:
     engine = engine_for(arguments.image)
     with tempfile.TemporaryDirectory() as scratch:
         request = _request(arguments, Path("/opt/ml") if engine else None, Path(scratch))
-        if not engine:
-            _check_bare(request)
-        launcher = Contained(engine, arguments.image) if engine else Bare()
+        if engine:
+            entrypoint = shlex.split(arguments.container_entrypoint)
+            launcher: Launcher = Contained(
+                engine, arguments.image, entrypoint, shlex.split(arguments.container_arguments)
+            )
+        else:
+            _check_bare(request, arguments)
+            launcher = Bare()
         with _network(request, engine) as network:
             job = Job(replace(request, network=network), launcher)
             with _stopped_by_signals(job):
@@ -176,6 +194,9 @@ def _request(arguments: argparse.Namespace, base: Path | None, scratch: Path) ->
         raise ArgumentError(f"--instances {arguments.instances}: a job has at least one")
     if arguments.max_runtime < 1:
         raise ArgumentError(f"--max-runtime {arguments.max_runtime:g}: at least 1")
+    interruptions = _interruptions(arguments.spot_interrupt)
+    if interruptions and not arguments.checkpoints:
+        say("without --checkpoints, an interrupted job begins anew")
     return Request(
         name=name,
         output=arguments.output,
@@ -193,14 +214,16 @@ def _request(arguments: argparse.Namespace, base: Path | None, scratch: Path) ->
         metrics=metrics,
         instances=arguments.instances,
         checkpoints=arguments.checkpoints,
-        interruptions=_interruptions(arguments.spot_interrupt),
+        interruptions=interruptions,
         max_runtime=arguments.max_runtime,
         isolated=not arguments.network,
         read_only=arguments.read_only,
     )
 
 
-def _check_bare(request: Request) -> None:
+def _check_bare(request: Request, arguments: argparse.Namespace) -> None:
+    if arguments.container_entrypoint or arguments.container_arguments:
+        raise ArgumentError("--container-entrypoint and --container-arguments need an image")
     if request.instances > 1:
         raise ArgumentError(
             f"--instances {request.instances} needs an image and an engine: bare programs would "

@@ -102,6 +102,18 @@ def test_a_container_is_alone_and_knows_its_job(run: Run, output: Path) -> None:
     assert job["TrainingJobStatus"] == "Completed"
 
 
+@pytest.mark.parametrize(
+    ("options", "output"),
+    [
+        (["--container-entrypoint=echo"], "\n"),
+        (["--container-entrypoint=echo 'a b'", "--container-arguments=c d"], "a b c d\n"),
+        (["--container-arguments=ls /opt/ml/input"], "config\ndata\n"),
+    ],
+)
+def test_entry_point_and_arguments_replace_train(run: Run, options: list[str], output: str) -> None:
+    assert run("exit 1", *options).stdout == output
+
+
 def test_network_isolation_can_be_lifted(run: Run) -> None:
     assert "eth0" in run("ls /sys/class/net", "--network").stdout
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -14,6 +16,8 @@ from typing import Any
 import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel, StructureShape
+
+from local_test import training
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
@@ -85,6 +89,15 @@ def test_the_script_of_a_failed_job_is_named(run: Run, source: Path, tmp_path: P
     assert job["FailureReason"].startswith("KeyError: 'GREETING'")
 
 
+def test_every_option_is_documented_and_there_is_no_other() -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    training.add_arguments(parser)
+    section = (ROOT / "docs/local_test.md").read_text(encoding="utf-8").split("\n## train\n")[1]
+    rows = re.findall(r"^\| `(--[a-z-]+)", section.split("\n## ")[0], re.MULTILINE)
+    options = [action.option_strings[0] for action in parser._actions if action.option_strings]
+    assert rows == options
+
+
 def check(value: Any, shape: str) -> None:
     """Hold an answer against botocore's model: names, types, and what is required."""
     description = Loader().load_service_model("sagemaker", "service-2")
@@ -122,6 +135,7 @@ def _check(value: Any, shape: Any) -> None:
         (["--entry-point", "a.py"], "--entry-point needs --source"),
         (["--instances", "0"], "--instances 0: a job has at least one"),
         (["--instances", "2"], "--instances 2 needs an image and an engine"),
+        (["--container-arguments", "fit"], "--container-arguments need an image"),
         (["--max-runtime", "0"], "--max-runtime 0: at least 1"),
         (["--spot-interrupt", "5 x2"], '--spot-interrupt "5 x2" is not of the form 30 or 30x5'),
         (["--metric", "loss=loss=.*"], "loss=.* has no group in parentheses for the value"),
