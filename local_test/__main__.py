@@ -22,11 +22,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m local_test", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (module, text) in COMMANDS.items():
-        command = import_module(module)
-        sub = commands.add_parser(name, help=text, description=command.__doc__,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-        command.add_arguments(sub)
-        sub.set_defaults(run=command.run)
+        sub = commands.add_parser(
+            name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name in sys.argv[1:2]:
+            command = import_module(module)
+            sub.description = command.__doc__
+            command.add_arguments(sub)
+            sub.set_defaults(run=command.run)
     arguments = parser.parse_args()
     try:
         code: int = arguments.run(arguments)

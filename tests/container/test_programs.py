@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from local_test.opt_ml import build
 from tests.container.running import STRICT, Docker, Endpoint, Start, open_to_all, wait_for
 
 pytestmark = pytest.mark.container
@@ -21,11 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def lay_out(parent: Path, **hyperparameters: object) -> Path:
     """Return an /opt/ml tree that any user of a container may use."""
     directory = parent / "opt_ml"
-    arguments = ["--channel", f"train={ROOT / 'local_test/data/messages.csv'}"]
-    for name, value in hyperparameters.items():
-        arguments += ["--hyperparameter", f"{name}={value}"]
-    program = [sys.executable, str(ROOT / "local_test/opt_ml.py"), str(directory)]
-    subprocess.run([*program, *arguments], check=True)
+    settings = {name: str(value) for name, value in hyperparameters.items()}
+    build(directory, {"train": ROOT / "local_test/data/messages.csv"}, {}, settings)
     open_to_all(parent)
     return directory
 
