@@ -11,7 +11,7 @@ from local_test.programs import EngineError
 
 COMMANDS = {
     "train": ("local_test.training", "run a training job"),
-    "serve": ("local_test.hosting", "host a model behind an API that boto3 can call"),
+    "serve": ("local_test.serving", "host a model behind an API that boto3 can call"),
     "batch": ("local_test.batch", "run a batch transform job"),
     "conform": ("local_test.conformance", "hold an image against every rule of the contract"),
 }

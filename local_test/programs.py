@@ -244,7 +244,7 @@ class Container(_Running):
             else:
                 options += ["--network-alias", surroundings.hostname]
         if surroundings.read_only:
-            options += ["--read-only", "--tmpfs", "/tmp"]
+            options += ["--read-only", "--tmpfs", "/tmp:exec"]
         if surroundings.user:
             options += ["--user", surroundings.user]
         if surroundings.entrypoint:
