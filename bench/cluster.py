@@ -7,7 +7,7 @@ host speeds up the embeddings only. The machine must have two idle cores.
 
 DATA is a directory with train.csv and test.csv.
 
-Usage: python bench/cluster.py DATA [--tag TAG] [--rows N] [forest] [logistic] [finetune]
+Usage: python -m bench.cluster DATA [--tag TAG] [--rows N] [forest] [logistic] [finetune]
 
 Prints a table, and one JSON object as its last line.
 """
@@ -22,10 +22,11 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from local_test.opt_ml import build
+
 RECIPES = ("forest", "logistic", "finetune")
 COLUMNS = (
     "one_s", "two_s", "speedup", "one_fit_s", "two_fit_s", "fit_speedup",
@@ -47,14 +48,14 @@ def main() -> None:
     print(f"{'recipe':10}", *(f"{column:>14}" for column in COLUMNS))
     with tempfile.TemporaryDirectory() as scratch:
         train = shorten(arguments.data / "train.csv", arguments.rows, Path(scratch) / "train.csv")
-        channels = (f"train={train}", f"test={arguments.data / 'test.csv'}")
+        channels = {"train": train, "test": arguments.data / "test.csv"}
         for recipe in arguments.recipes or RECIPES:
             results[recipe] = result = compare(image, recipe, channels)
             print(f"{recipe:10}", *(f"{result[column]:>14.4g}" for column in COLUMNS), flush=True)
     print(json.dumps(results))
 
 
-def compare(image: str, recipe: str, channels: Sequence[str]) -> dict[str, float]:
+def compare(image: str, recipe: str, channels: Mapping[str, Path]) -> dict[str, float]:
     one, two = (run(image, recipe, channels, hosts) for hosts in (1, 2))
     return {
         **{f"one_{name}": value for name, value in one.items()},
@@ -64,19 +65,18 @@ def compare(image: str, recipe: str, channels: Sequence[str]) -> dict[str, float
     }
 
 
-def run(image: str, recipe: str, channels: Sequence[str], size: int) -> dict[str, float]:
+def run(image: str, recipe: str, channels: Mapping[str, Path], size: int) -> dict[str, float]:
     """Run a job of so many hosts; return its seconds, those of the fit, and the accuracy."""
     network = f"bench-{uuid.uuid4().hex[:12]}"
     hosts = [f"algo-{number}" for number in range(1, size + 1)]
     containers: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
-        trees = {host: lay_out(Path(scratch) / host, recipe, channels) for host in hosts}
+        trees = {host: Path(scratch) / host for host in hosts}
         docker("network", "create", "--internal", network)
         try:
             started = time.monotonic()
             for host, tree in trees.items():
-                resources = {"current_host": host, "hosts": hosts, "network_interface_name": "eth0"}
-                (tree / "input/config/resourceconfig.json").write_text(json.dumps(resources))
+                build(tree, channels, {}, {"recipe": recipe}, hosts=hosts, host=host)
                 containers.append(f"{network}-{host}")
                 docker(
                     "run", "--detach", "--cpus=1", f"--name={containers[-1]}",
@@ -98,13 +98,6 @@ def run(image: str, recipe: str, channels: Sequence[str], size: int) -> dict[str
         evaluation = json.loads((output / "evaluation.json").read_text(encoding="utf-8"))
         accuracy = evaluation["test"]["accuracy"]
     return {"s": elapsed, "fit_s": seconds[-1] - seconds[0], "accuracy": accuracy}
-
-
-def lay_out(tree: Path, recipe: str, channels: Sequence[str]) -> Path:
-    program = [sys.executable, str(ROOT / "local_test/opt_ml.py"), str(tree)]
-    options = [f"--hyperparameter=recipe={recipe}", *(f"--channel={one}" for one in channels)]
-    subprocess.run([*program, *options], check=True)
-    return tree
 
 
 def shorten(source: Path, rows: int | None, target: Path) -> Path:

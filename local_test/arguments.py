@@ -15,7 +15,7 @@ class ArgumentError(Exception):
     """The command line asks for something that is not possible; the message says what is."""
 
 
-def add_pairs(parser: argparse.ArgumentParser, name: str, form: str, text: str) -> None:
+def add_pairs(parser: argparse._ActionsContainer, name: str, form: str, text: str) -> None:
     """Add an option of the form KEY=VALUE that may be repeated."""
     parser.add_argument(
         f"--{name}", action="append", default=[], metavar=form, help=f"{text}; may be repeated"

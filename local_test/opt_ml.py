@@ -1,26 +1,27 @@
-#!/usr/bin/env python3
-"""Build an /opt/ml tree as Amazon SageMaker does before it starts a training container.
-
-    python local_test/opt_ml.py /tmp/opt_ml --channel train=local_test/data/messages.csv \\
-        --content-type train=text/csv --hyperparameter epochs=2 --hyperparameter lr=3e-5
-
-In a directory that an earlier call built, everything of the earlier job is removed first. Any other
-directory that is not empty is left alone.
-"""
+"""The /opt/ml tree that Amazon SageMaker builds before it starts a training container."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import shutil
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["TreeError", "build", "quote_as_sdk_v2"]
+from local_test.arguments import ArgumentError
+
+__all__ = [
+    "INPUT_MODES",
+    "TreeError",
+    "build",
+    "check",
+    "clear",
+    "files",
+    "quote_as_sdk_v2",
+    "share",
+]
 
 MARKER = ".made_by_local_test"
 
@@ -31,23 +32,14 @@ MAX_HYPERPARAMETERS = 100
 MAX_KEY = 256
 MAX_VALUE = 2500
 
-RESOURCES = {
-    "current_host": "algo-1",
-    "current_instance_type": "ml.m5.xlarge",
-    "current_group_name": "homogeneousCluster",
-    "hosts": ["algo-1"],
-    "instance_groups": [
-        {
-            "instance_group_name": "homogeneousCluster",
-            "instance_type": "ml.m5.xlarge",
-            "hosts": ["algo-1"],
-        }
-    ],
-    "network_interface_name": "eth0",
-}
+INPUT_MODES = {"File": "File", "FastFile": "File", "Pipe": "Pipe"}
+"""By name: the TrainingInputMode that the container reads."""
+
+GROUP = "homogeneousCluster"
+INSTANCE_TYPE = "ml.m5.xlarge"
 
 
-class TreeError(Exception):
+class TreeError(ArgumentError):
     """The caller asked for a tree that SageMaker would not build, or that cannot be built here."""
 
 
@@ -56,22 +48,55 @@ def build(
     channels: Mapping[str, Path],
     content_types: Mapping[str, str],
     hyperparameters: Mapping[str, str],
+    *,
+    input_modes: Mapping[str, str] | None = None,
+    sharded: Collection[str] = (),
+    hosts: Sequence[str] = ("algo-1",),
+    host: str = "algo-1",
     keep_checkpoints: bool = False,
 ) -> None:
-    """Create the tree; nothing is touched unless all arguments are valid."""
-    directory = directory.resolve()
-    _check_hyperparameters(hyperparameters)
-    _check_channels(channels, content_types, directory)
-    _check_directory(directory)
+    """Create the tree of one host; nothing is touched unless all arguments are valid.
 
-    _empty(directory, keep_checkpoints)
+    In a directory that an earlier call built, everything of the earlier job is removed first. The
+    data of a channel in Pipe mode is left out.
+
+    Args:
+        channels: a file or a directory for each name.
+        input_modes: of the channels that are not in File mode, a key of INPUT_MODES.
+        sharded: channels of which each host gets a part (ShardedByS3Key).
+
+    Raises:
+        TreeError: an argument breaks a rule, or the directory holds something else.
+    """
+    modes = input_modes or {}
+    check(directory, channels, content_types, hyperparameters, modes, sharded)
+    clear(directory, keep_checkpoints)
+    for name in ("input/config", "input/data", "model", "output/data", "checkpoints"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
     for name, source in channels.items():
-        _copy(source, directory / "input" / "data" / name)
+        if modes.get(name) != "Pipe":
+            _copy(source, directory / "input/data" / name, share(name, sharded, hosts, host))
     config = directory / "input" / "config"
+    inputs = _input_data_config(channels, content_types, modes, sharded)
     _write(config / "hyperparameters.json", hyperparameters)
-    _write(config / "inputdataconfig.json", _input_data_config(channels, content_types))
-    _write(config / "resourceconfig.json", RESOURCES)
+    _write(config / "inputdataconfig.json", inputs)
+    _write(config / "resourceconfig.json", _resource_config(hosts, host))
     _set_modes(directory)
+
+
+def files(source: Path, part: slice = slice(None)) -> list[Path]:
+    """Return the files of a channel in the order of their keys, or every n-th of them."""
+    if not source.is_dir():
+        found = [source]
+    else:
+        found = [Path(parent) / name for parent, _, names in os.walk(source, followlinks=True)
+                 for name in names]  # fmt: skip
+    return sorted(found, key=lambda path: path.relative_to(source).as_posix())[part]
+
+
+def share(name: str, sharded: Collection[str], hosts: Sequence[str], host: str) -> slice:
+    """Return which files of a channel a host gets."""
+    return slice(hosts.index(host), None, len(hosts)) if name in sharded else slice(None)
 
 
 def quote_as_sdk_v2(value: str) -> str:
@@ -84,6 +109,49 @@ def quote_as_sdk_v2(value: str) -> str:
     except ValueError:
         return json.dumps(value)
     return value
+
+
+def check(
+    directory: Path,
+    channels: Mapping[str, Path],
+    content_types: Mapping[str, str],
+    hyperparameters: Mapping[str, str],
+    input_modes: Mapping[str, str],
+    sharded: Collection[str],
+) -> None:
+    """Raise a TreeError where `build` would."""
+    _check_hyperparameters(hyperparameters)
+    _check_channels(channels, directory.resolve())
+    options = {"content type": content_types, "input mode": input_modes, "sharding": sharded}
+    for what, names in options.items():
+        for name in names:
+            if name not in channels:
+                known = ", ".join(channels) or "none"
+                raise TreeError(f'{what} for the unknown channel "{name}"; channels: {known}')
+    for name, mode in input_modes.items():
+        if mode not in INPUT_MODES:
+            raise TreeError(f'input mode "{mode}" of {name}; allowed: {", ".join(INPUT_MODES)}')
+    _check_directory(directory)
+
+
+def clear(directory: Path, keep_checkpoints: bool = False) -> None:
+    """Make the directory, or remove from it what an earlier job left."""
+    names = ["code", "input", "model", "output", "model.tar.gz", "output.tar.gz", "job.json"]
+    if not keep_checkpoints:
+        names.append("checkpoints")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / MARKER).touch()
+        for path in [*(directory / name for name in names), *directory.glob("algo-*")]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except PermissionError as error:
+        raise TreeError(
+            f"{error.strerror}: {error.filename}. A container, which runs as root, may have "
+            f"written it; type: sudo rm -r {directory}"
+        ) from error
 
 
 def _check_hyperparameters(hyperparameters: Mapping[str, str]) -> None:
@@ -103,9 +171,7 @@ def _check_hyperparameters(hyperparameters: Mapping[str, str]) -> None:
             )
 
 
-def _check_channels(
-    channels: Mapping[str, Path], content_types: Mapping[str, str], directory: Path
-) -> None:
+def _check_channels(channels: Mapping[str, Path], directory: Path) -> None:
     if len(channels) > MAX_CHANNELS:
         raise TreeError(f"{len(channels)} channels; SageMaker allows {MAX_CHANNELS}")
     for name, path in channels.items():
@@ -123,10 +189,6 @@ def _check_channels(
                 f"channel {name}: {path} and the tree {directory} contain one another; "
                 "keep the data outside the tree"
             )
-    for name in content_types:
-        if name not in channels:
-            known = ", ".join(channels) or "none"
-            raise TreeError(f'content type for the unknown channel "{name}"; channels: {known}')
 
 
 def _check_directory(directory: Path) -> None:
@@ -141,49 +203,46 @@ def _check_directory(directory: Path) -> None:
         )
 
 
-def _empty(directory: Path, keep_checkpoints: bool) -> None:
-    earlier = ["code", "input", "model", "model.tar.gz", "output"]
-    if not keep_checkpoints:
-        earlier.append("checkpoints")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / MARKER).touch()
-        for name in earlier:
-            path = directory / name
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.is_symlink() or path.exists():
-                path.unlink()
-        for name in ("input/config", "input/data", "model", "output/data", "checkpoints"):
-            (directory / name).mkdir(parents=True, exist_ok=True)
-    except PermissionError as error:
-        raise TreeError(
-            f"{error.strerror}: {error.filename}. A container, which runs as root, may have "
-            f"written it; type: sudo rm -r {directory}"
-        ) from error
-
-
-def _copy(source: Path, channel: Path) -> None:
-    if source.is_dir():
-        shutil.copytree(source, channel)
-    else:
-        channel.mkdir()
-        shutil.copy(source, channel)
+def _copy(source: Path, channel: Path, part: slice) -> None:
+    channel.mkdir()
+    for path in files(source, part):
+        target = channel / (path.relative_to(source) if source.is_dir() else path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
 
 
 def _input_data_config(
-    channels: Iterable[str], content_types: Mapping[str, str]
+    channels: Mapping[str, Path],
+    content_types: Mapping[str, str],
+    input_modes: Mapping[str, str],
+    sharded: Collection[str],
 ) -> dict[str, dict[str, str]]:
     config = {}
     for name in channels:
         content_type = {"ContentType": content_types[name]} if name in content_types else {}
         config[name] = {
             **content_type,
-            "TrainingInputMode": "File",
-            "S3DistributionType": "FullyReplicated",
+            "TrainingInputMode": INPUT_MODES[input_modes.get(name, "File")],
+            "S3DistributionType": "ShardedByS3Key" if name in sharded else "FullyReplicated",
             "RecordWrapperType": "None",
         }
     return config
+
+
+def _resource_config(hosts: Sequence[str], host: str) -> dict[str, Any]:
+    group = {
+        "instance_group_name": GROUP,
+        "instance_type": INSTANCE_TYPE,
+        "hosts": sorted(hosts),
+    }
+    return {
+        "current_host": host,
+        "current_instance_type": INSTANCE_TYPE,
+        "current_group_name": GROUP,
+        "hosts": sorted(hosts),
+        "instance_groups": [group],
+        "network_interface_name": "eth0",
+    }
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
@@ -202,60 +261,3 @@ def _set_modes(directory: Path) -> None:
         # Kept checkpoints can belong to a container's user, who alone may change their mode.
         if path.stat().st_mode & 0o777 != 0o777:
             path.chmod(0o777)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("directory", metavar="DIR", type=Path, help="where to build the tree")
-    _add_pairs(parser, "channel", "NAME=PATH", "copy a file or a directory into this channel")
-    _add_pairs(parser, "content-type", "CHANNEL=TYPE", "ContentType of a channel")
-    _add_pairs(parser, "hyperparameter", "KEY=VALUE", "an entry of hyperparameters.json")
-    parser.add_argument(
-        "--quoting",
-        choices=["plain", "sdk-v2"],
-        default="plain",
-        help="hyperparameter values as given, as boto3 and the SageMaker Python SDK 3 send them, "
-        "or as version 2 does: JSON, strings in quotes (default: plain)",
-    )
-    parser.add_argument(
-        "--keep-checkpoints",
-        action="store_true",
-        help="keep the earlier job's checkpoints, as after a spot interruption",
-    )
-    arguments = parser.parse_args()
-    quote: Callable[[str], str] = quote_as_sdk_v2 if arguments.quoting == "sdk-v2" else str
-    try:
-        build(
-            arguments.directory,
-            {name: Path(path) for name, path in _pairs("--channel", arguments.channel).items()},
-            _pairs("--content-type", arguments.content_type),
-            {k: quote(v) for k, v in _pairs("--hyperparameter", arguments.hyperparameter).items()},
-            arguments.keep_checkpoints,
-        )
-    except TreeError as error:
-        print(f"opt_ml.py: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _add_pairs(parser: argparse.ArgumentParser, name: str, form: str, text: str) -> None:
-    parser.add_argument(
-        f"--{name}", action="append", default=[], metavar=form, help=f"{text}; may be repeated"
-    )
-
-
-def _pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise TreeError(f'{option} "{text}" is not of the form key=value')
-        if key in pairs:
-            raise TreeError(f'{option} "{key}" is given twice')
-        pairs[key] = value
-    return pairs
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +40,8 @@ NOT_KEPT_BARE = (
 """Rules that a bare program is not held to, for want of a container."""
 
 PORT = 8080
+START = 30.0
+"""Seconds that the engine has to start a container."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -212,6 +214,8 @@ class Process(_Running):
     def remove(self) -> None:
         self.send(signal.SIGKILL)
         self.wait()
+        with suppress(ProcessLookupError):  # as a container takes all its processes with it
+            os.killpg(self._client.pid, signal.SIGKILL)
 
 
 class Container(_Running):
@@ -262,7 +266,15 @@ class Container(_Running):
         return f"http://{found}:{PORT}"
 
     def send(self, number: signal.Signals) -> None:
-        self._engine.run("kill", f"--signal={number.name}", self.name, check=False)
+        deadline = time.monotonic() + START
+        while self.returncode is None:  # there may be a client, and no container yet
+            try:
+                self._engine.run("kill", f"--signal={number.name}", self.name)
+                return
+            except EngineError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.1)
 
     def remove(self) -> None:
         self._engine.run("rm", "--force", "--volumes", self.name, check=False)
@@ -291,10 +303,13 @@ class Engine:
         return bool(self.run("image", "inspect", image, check=False).strip() not in ("", "[]"))
 
     @contextmanager
-    def network(self) -> Iterator[str]:
-        """Yield the name of a network whose containers reach each other, and nothing else."""
+    def network(self, internal: bool = True) -> Iterator[str]:
+        """Yield the name of a network whose containers reach each other, and nothing else.
+
+        The world is reached too, if it is not `internal`.
+        """
         name = f"local-test-{uuid.uuid4().hex[:12]}"
-        self.run("network", "create", "--internal", name)
+        self.run("network", "create", *(["--internal"] if internal else []), name)
         try:
             yield name
         finally:

@@ -18,6 +18,7 @@ from werkzeug.wsgi import wrap_file
 
 from serve import metrics, model_routes
 from serve.body import Body
+from serve.device import is_lost
 from serve.errors import NotReady, RequestError, UnsupportedMediaType, UserCodeError, body
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.models import Models
@@ -37,8 +38,13 @@ ACCOUNTED = re.compile("/invocations|/models/[^/]+/invoke")
 """Paths of the requests whose time is told."""
 
 
-def create_app(model: Servable | Models, settings: Settings) -> Flask:
-    """Return the WSGI application around a model, which may still be loading, or around many."""
+def create_app(
+    model: Servable | Models, settings: Settings, lost: Callable[[], None] = lambda: None
+) -> Flask:
+    """Return the WSGI application around a model, which may still be loading, or around many.
+
+    `lost` is called where an error says that this process cannot use its GPU any more.
+    """
     app = Flask("serve")
 
     @app.route("/ping", methods=["GET", "POST"])
@@ -92,6 +98,8 @@ def create_app(model: Servable | Models, settings: Settings) -> Flask:
     @app.errorhandler(UserCodeError)
     def failed_in_user_code(error: UserCodeError) -> Response:
         log.error("%s", error, exc_info=error.__cause__, extra={"request_id": g.request_id})
+        if is_lost(error):
+            lost()
         return refused(error)
 
     @app.errorhandler(HTTPException)
@@ -106,6 +114,8 @@ def create_app(model: Servable | Models, settings: Settings) -> Flask:
     @app.errorhandler(Exception)
     def failed(error: Exception) -> Response:
         log.exception("request %s failed", g.request_id, extra={"request_id": g.request_id})
+        if is_lost(error):
+            lost()
         return _error(
             500, "internal_error", "this is a fault of the server, not of the request; its log has "
             "the request_id"

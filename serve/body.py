@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Mapping
 from typing import Any, BinaryIO
 
@@ -11,6 +12,12 @@ from gunicorn.http.errors import ParseException
 from serve.errors import BadRequest, Stalled, TooLarge
 
 __all__ = ["Body"]
+
+
+GRACE = 60.0
+"""Seconds for which a body may come as slowly as it will."""
+SLOWEST = 1000
+"""Bytes a second, on average, from then on: a thread waits for each body."""
 
 
 class Body(io.RawIOBase):
@@ -26,6 +33,7 @@ class Body(io.RawIOBase):
         self._limit = limit
         self._length = _length(environ)
         self._count = 0
+        self._began = time.monotonic()
         if self._length is not None and self._length > limit:
             raise self._too_large()
 
@@ -38,7 +46,7 @@ class Body(io.RawIOBase):
         Raises:
             TooLarge: the body has no Content-Length and is above the limit.
             BadRequest: it ends before it is whole, or its chunks are none.
-            Stalled: the client sends nothing any more.
+            Stalled: the client sends nothing any more, or next to nothing.
         """
         left = len(buffer) if self._length is None else self._length - self._count
         try:
@@ -50,6 +58,9 @@ class Body(io.RawIOBase):
         except ParseException as error:
             raise BadRequest(f"the body is not in chunks, as it says: {error}") from None
         self._count += len(data)
+        waited = time.monotonic() - self._began
+        if waited > GRACE and self._count < waited * SLOWEST:
+            raise Stalled(f"the body came too slowly: {self._count} bytes in {waited:.0f} s")
         if self._count > self._limit:
             raise self._too_large()
         if left and not data and self._length is not None:

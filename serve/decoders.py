@@ -27,6 +27,7 @@ __all__ = [
     "LINES",
     "NPY",
     "Payload",
+    "Reader",
     "charset_of",
     "decode",
     "read_string",
@@ -66,12 +67,18 @@ class Payload:
     """Whether there was a header line, which the answer then has too."""
 
 
-def decode(stream: BinaryIO, content_type: str | None, batch: bool = False) -> Payload:
-    """Read a request body; without a content type it is taken for JSON.
+@dataclass(frozen=True)
+class Reader:
+    """What decides how a body is read, besides its type."""
 
-    Args:
-        stream: the body.
-        batch: whether it may be cut out of a file, in lines, by a batch transform job.
+    batch: bool = False
+    """Whether it may be cut out of a file, in lines, by a batch transform job."""
+    pairs: bool = False
+    """Whether the model was trained on pairs of texts."""
+
+
+def decode(stream: BinaryIO, content_type: str | None, reader: Reader = Reader()) -> Payload:
+    """Read a request body; without a content type it is taken for JSON.
 
     Raises:
         UnsupportedMediaType: the type is not in DECODERS.
@@ -83,7 +90,7 @@ def decode(stream: BinaryIO, content_type: str | None, batch: bool = False) -> P
         raise UnsupportedMediaType(
             f"Content-Type {media_type!r:.100} is not read here; send {', '.join(DECODERS)}"
         )
-    return decoder(stream, charset_of(options.get("charset", "utf-8")), batch)
+    return decoder(stream, charset_of(options.get("charset", "utf-8")), reader)
 
 
 def charset_of(name: str) -> str:
@@ -101,23 +108,25 @@ def charset_of(name: str) -> str:
     raise BadRequest(f"charset {name!r:.40} is not read here; send utf-8")
 
 
-def _json(stream: BinaryIO, charset: str, batch: bool) -> Payload:
+def _json(stream: BinaryIO, charset: str, reader: Reader) -> Payload:
     text = read_string(stream.read(), charset)
+    if not text.strip():
+        raise BadRequest(f"the body is empty. Send {SHAPES}")
     try:
         value = json.loads(text)
     except RecursionError:
         raise BadRequest(f"the body is nested too deeply. Send {SHAPES}") from None
     except ValueError as error:
         lines = "Extra data" in str(error)
-        if batch and lines:
-            return _lines(io.BytesIO(text.encode()), "utf-8", batch)
+        if reader.batch and lines:
+            return _lines(io.BytesIO(text.encode()), "utf-8", reader)
         advice = f"If it is a value a line, say {LINES}" if lines else f"Send {SHAPES}"
         raise BadRequest(f"the body is not JSON: {error}. {advice}") from None
     record = read_record(value)
     return Payload(iter([Record([text], False, record.parameters) for text in record.texts]), JSON)
 
 
-def _lines(stream: BinaryIO, charset: str, batch: bool) -> Payload:
+def _lines(stream: BinaryIO, charset: str, reader: Reader) -> Payload:
     return Payload((_attempt(_line, line, charset) for line in stream), LINES, in_place=True)
 
 
@@ -133,7 +142,7 @@ def _line(line: bytes, charset: str) -> Record:
         raise BadRequest(f"the line is not JSON: {error}. Send {SHAPES}") from None
 
 
-def _csv(stream: BinaryIO, charset: str, batch: bool) -> Payload:
+def _csv(stream: BinaryIO, charset: str, reader: Reader) -> Payload:
     encoding = "utf-8-sig" if charset == "utf-8" else charset
     text = io.TextIOWrapper(stream, encoding, errors=_LENIENT, newline="")
     rows = _rows(csv.reader(text, strict=True))
@@ -150,11 +159,14 @@ def _csv(stream: BinaryIO, charset: str, batch: bool) -> Payload:
     columns = [names.index(key) for key in TEXT_KEYS if key in names][:1]
     if columns and PAIR_KEY in names:
         columns.append(names.index(PAIR_KEY))
-    header = bool(columns)
+    header, width = bool(columns), len(first)
     if not header:
-        columns = list(range(len(first)))
+        width = 2 if reader.pairs else 1
+        if len(first) not in (0, width) and not reader.batch:
+            raise _no_texts(len(first), width)
+        columns = list(range(width))
         rows = chain([first] if first else [], rows)
-    records = (_attempt(_row, row, columns, len(first)) for row in rows)
+    records = (_attempt(_row, row, columns, width, header) for row in rows)
     return Payload(chain(bad, records), CSV, in_place=True, header=header)
 
 
@@ -169,16 +181,25 @@ def _rows(reader: Iterator[list[str]]) -> Iterator[list[str] | RequestError]:
             yield BadRequest(f"the row is not CSV: {error}; a quote within a text is written twice")
 
 
-def _row(row: list[str] | RequestError, columns: list[int], width: int) -> Record:
+def _no_texts(found: int, width: int) -> BadRequest:
+    """Return what is wrong with a row of so many columns, none of which a header names."""
+    row, header = (("one text", "id,text"), ("two texts", f"id,text,{PAIR_KEY}"))[width - 1]
+    return BadRequest(
+        f"the row has {found} columns, and no header names the text; this model reads {row} a row, "
+        f'quoted where it has commas in it ("a, b"), or below a header such as {header}, where the '
+        f"name of the text is one of {', '.join(TEXT_KEYS)}"
+    )
+
+
+def _row(row: list[str] | RequestError, columns: list[int], width: int, header: bool) -> Record:
     if isinstance(row, RequestError):
         raise row
-    if len(columns) > 2:
-        raise BadRequest(
-            f"the row has {width} columns; send the text alone, quoted if it has commas in it, or "
-            f"a header with one of {', '.join(TEXT_KEYS)}"
-        )
     if len(row) != width:
-        raise BadRequest(f"the row has {len(row)} columns, the first one {width}")
+        raise (
+            BadRequest(f"the row has {len(row)} columns, the header {width}")
+            if header
+            else _no_texts(len(row), width)
+        )
     texts = []
     for column in columns:
         try:
@@ -188,9 +209,9 @@ def _row(row: list[str] | RequestError, columns: list[int], width: int) -> Recor
     return Record([texts[0] if len(texts) == 1 else (texts[0], texts[1])])
 
 
-def _plain(stream: BinaryIO, charset: str, batch: bool) -> Payload:
+def _plain(stream: BinaryIO, charset: str, reader: Reader) -> Payload:
     """Read one text or, of a batch transform job, a text a line."""
-    if batch:
+    if reader.batch:
         records = (_attempt(_plain_line, line, charset) for line in stream)
         return Payload(records, LINES, in_place=True)
     return Payload(
@@ -202,9 +223,12 @@ def _plain_line(line: bytes, charset: str) -> Record:
     return Record([read_text(read_string(line, charset).rstrip("\r\n"), "the line")])
 
 
-def _npy(stream: BinaryIO, charset: str, batch: bool) -> Payload:
-    strings = enumerate(_strings(stream.read(), charset))
-    texts = [read_text(string, f"text {number}") for number, string in strings]
+def _npy(stream: BinaryIO, charset: str, reader: Reader) -> Payload:
+    strings = _strings(stream.read(), charset)
+    where = f"of {len(strings)}"
+    texts = [
+        read_text(string, f"text {number} {where}") for number, string in enumerate(strings, 1)
+    ]
     return Payload(iter([Record([text]) for text in texts]), NPY)
 
 
@@ -214,7 +238,8 @@ def _strings(body: bytes, charset: str) -> list[str]:
     dtype, data = array.dtype, array.data
     if len(array.shape) > 1 or dtype.kind not in "US":
         raise BadRequest(
-            f"the array must hold strings, (texts,); it is {dtype} of shape {array.shape}"
+            "the array must hold strings in one dimension, as "
+            f'numpy.array(["a text", "another"]) does; it is {dtype} of shape {array.shape}'
         )
     array.check_size()
     items = [data[start : start + dtype.itemsize] for start in range(0, len(data), dtype.itemsize)]
@@ -227,7 +252,7 @@ def _strings(body: bytes, charset: str) -> list[str]:
         raise BadRequest("the array holds what is no character of Unicode") from None
 
 
-DECODERS: dict[str, Callable[[BinaryIO, str, bool], Payload]] = {
+DECODERS: dict[str, Callable[[BinaryIO, str, Reader], Payload]] = {
     JSON: _json,
     **dict.fromkeys(LINE_TYPES, _lines),
     CSV: _csv,

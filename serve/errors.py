@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "UserCodeError",
     "UserCodeRefusal",
     "body",
+    "causes",
 ]
 
 
@@ -148,3 +150,10 @@ def body(code: str, message: str, request_id: str | None = None) -> dict[str, An
     """Return what stands in the body of an error, or on the line of a bad record."""
     error = {"code": code, "message": message}
     return {"error": error | ({"request_id": request_id} if request_id else {})}
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__

@@ -5,12 +5,15 @@ One worker process holds the model: more would each hold a copy and fight for th
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
@@ -28,6 +31,10 @@ log = logging.getLogger(__name__)
 
 THREADS = 64
 """Requests in hand at a time: as many as a batch is chosen from. They mostly wait."""
+LEAVE = 3.0
+"""Seconds in which a process that ends has let go of its models."""
+LAST_WORDS = 1.0
+"""Seconds in which a process without a GPU answers what has failed, before it is replaced."""
 SWITCH_INTERVAL = 0.0005
 """Seconds that a thread may keep Python's lock from the one that accepts connections."""
 
@@ -41,6 +48,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._memo = Memo() if settings.multi_model else None
+        self._threads: list[threading.Thread] = []
+        self._lost = ""
+        self._unload: Callable[[], None] = lambda: None
         super().__init__()
 
     def load_config(self) -> None:
@@ -57,6 +67,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
             "post_worker_init": self._begin,
+            "worker_exit": self._end,
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -68,9 +79,15 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
         settings = self._settings
         self._only = None if settings.multi_model else servable_for(settings.model, settings)
-        served = self._only or Models(settings, self._memo)
-        self._fault = lambda: served.fault
-        return create_app(served, settings)
+        served: Servable | Models
+        if self._only is None:
+            served = many = Models(settings, self._memo)
+            self._unload = many.unload_all
+        else:
+            served = self._only
+            self._unload = served.unload
+        self._fault = lambda: self._lost or served.fault
+        return create_app(served, settings, self._lose)
 
     def _begin(self, worker: Worker) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
@@ -82,8 +99,27 @@ class _Application(BaseApplication):  # type: ignore[misc]
         if self._only is None:
             log.info("the server is ready; POST /models loads a model")
         else:
-            load = partial(self._load_model, self._only)
-            threading.Thread(target=load, name="load", daemon=True).start()
+            self._start(partial(self._load_model, self._only))
+
+    def _start(self, function: Callable[[], None]) -> None:
+        self._threads.append(threading.Thread(target=function, daemon=True))
+        self._threads[-1].start()
+
+    def _end(self, server: Arbiter, worker: Worker) -> None:
+        """Let no thread be in the engine when the interpreter ends: C++ would call that a crash."""
+        self._start(self._unload)
+        limit = time.monotonic() + LEAVE
+        for thread in self._threads:
+            thread.join(max(0.0, limit - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            _leave(0)
+
+    def _lose(self) -> None:
+        """Have this process replaced, as its GPU will not answer again; gunicorn starts another."""
+        if not self._lost:
+            self._lost = "the GPU has failed, see the log; the server starts anew"
+            log.error("the GPU is lost to this process, which is replaced")
+            threading.Timer(LAST_WORDS, _leave, [1]).start()
 
     def _load_model(self, model: Servable) -> None:
         from serve.errors import UserCodeError
@@ -98,7 +134,15 @@ class _Application(BaseApplication):  # type: ignore[misc]
         except Exception:
             log.exception("the model cannot be served; this is a bug in optml")
         else:
+            # What is there now stays: to go through it again and again holds all threads up.
+            gc.collect()
+            gc.freeze()
             return
         # A container without a model must end, or the endpoint would wait for it in vain.
-        logging.shutdown()
-        os._exit(Arbiter.APP_LOAD_ERROR)
+        _leave(Arbiter.APP_LOAD_ERROR)
+
+
+def _leave(code: int) -> NoReturn:
+    """End this process, whatever its threads are in."""
+    logging.shutdown()
+    os._exit(code)

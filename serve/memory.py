@@ -8,8 +8,9 @@ import gc
 import os
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
+
+from serve.errors import causes
 
 __all__ = ["Appetite", "forget_frames", "give_back", "is_shortage", "resident"]
 
@@ -67,7 +68,7 @@ def give_back() -> None:
 
 def forget_frames(error: BaseException) -> None:
     """Release what the functions that an error ended still hold."""
-    for cause in _causes(error):
+    for cause in causes(error):
         traceback.clear_frames(cause.__traceback__)
 
 
@@ -80,14 +81,8 @@ def is_shortage(error: BaseException) -> bool:
             isinstance(cause, RuntimeError)
             and any(words in str(cause).lower() for words in _SHORTAGES)
         )
-        for cause in _causes(error)
+        for cause in causes(error)
     )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def _size(directory: Path) -> int:

@@ -152,6 +152,14 @@ class Models:
         self._remove(entry)
         log.info("model %r unloaded, %d MB are held", name, resident() / MB)
 
+    def unload_all(self) -> None:
+        """Release all models at once; what still waits for one fails."""
+        with self._changed:
+            entries = list(self._entries.values())
+        for entry in entries:
+            if (servable := entry.servable) is not None:
+                servable.unload()
+
     def get(self, name: str) -> Model:
         """Return a loaded model.
 

@@ -51,5 +51,5 @@ def read_npy(body: bytes) -> Npy:
     try:
         shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
     except (KeyError, ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:
-        raise BadRequest(f"the body is no npy file: {error}") from None
+        raise BadRequest(f"the body is no npy file: {error}. Send what numpy.save writes") from None
     return Npy(shape, by_columns, dtype, body[file.tell() :])

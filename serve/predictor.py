@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from serve.invocation import PATIENCE, Clock
 from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
-from serve.streams import shared_streams
+from serve.streams import giving_way, shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
@@ -38,7 +38,6 @@ WINDOW_CHARACTERS = 1_000_000
 
 T = TypeVar("T")
 Result = tuple[NDArray[np.float32], NDArray[np.float32]]
-Run = Callable[[Sequence[Tokens]], list[Result]]
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,11 @@ class Predictor:
         """The names of an answer's cells, where it is a row."""
         return self._task.header if self._task else []
 
+    @property
+    def pairs(self) -> bool:
+        """Whether the model was trained on pairs of texts."""
+        return self._classifier is not None and self._classifier.manifest.pairs
+
     def load(self, directory: Path, settings: Settings) -> None:
         """Load the model and make a first real prediction.
 
@@ -80,16 +84,16 @@ class Predictor:
             ArtifactError: the model directory cannot be used.
         """
         started = time.monotonic()
-        classifier = load_classifier(
+        classifier = giving_way(
+            load_classifier,
             directory,
             runtime=settings.runtime,
             precision=settings.precision,
             task=settings.task,
         )
         proof = classifier.tokenize(["a first text, so that no client pays for the first run"])
-        run = _finite(classifier.execute)
         try:
-            run(proof)
+            classifier.execute(proof)
         except ArithmeticError as error:
             raise ArtifactError(f"the model is of no use: {error}") from error
         for choice in classifier.choices:
@@ -98,7 +102,7 @@ class Predictor:
         self._classifier = classifier
         self._task = TASKS[classifier.manifest.task](classifier)
         self._batcher = Batcher(
-            run,
+            classifier.execute,
             streams=runtime.streams,
             batch_size=runtime.batch_size,
             batch_tokens=runtime.batch_tokens,
@@ -214,18 +218,6 @@ class Predictor:
                 for result, one in islice(zip(results, tokens, strict=True), count)
             ]
             yield Several(answers) if many else answers[0]
-
-
-def _finite(run: Run) -> Run:
-    """Have a batch fail whose numbers are none: no format of answers has a place for them."""
-
-    def checked(batch: Sequence[Tokens]) -> list[Result]:
-        results = run(batch)
-        if not all(np.isfinite(numbers).all() for result in results for numbers in result):
-            raise ArithmeticError("the model gives numbers that are NaN or infinite")
-        return results
-
-    return checked
 
 
 def _there(part: T | None) -> T:

@@ -47,7 +47,8 @@ def read_record(value: Any) -> Record:
         if PAIR_KEY not in value:
             value = _field(value, "the object")
     if isinstance(value, list):
-        texts = [_text(item, f"text {number}") for number, item in enumerate(value)]
+        where = f"of {len(value)}"
+        texts = [_text(item, f"text {number} {where}") for number, item in enumerate(value, 1)]
         return Record(texts, True, parameters)
     return Record([_text(value, "the text")], False, parameters)
 
@@ -87,5 +88,8 @@ def _field(value: Mapping[str, Any], where: str) -> Any:
     found = [key for key in TEXT_KEYS if key in value]
     if len(found) != 1:
         keys = ", ".join(f"{key!r:.40}" for key in [*value][:8]) or "none"
-        raise BadRequest(f"{where} must have one of the keys {', '.join(TEXT_KEYS)}; it has {keys}")
+        raise BadRequest(
+            f"{where} must have exactly one of the keys {', '.join(TEXT_KEYS)}; it has {keys}. "
+            f"Send {SHAPES}"
+        )
     return value[found[0]]

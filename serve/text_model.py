@@ -8,7 +8,7 @@ from pathlib import Path
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
 
-from serve.decoders import decode
+from serve.decoders import Reader, decode
 from serve.encoders import Answer, encoder_for
 from serve.invocation import Clock, Invocation, Reply
 from serve.predictor import Predictor
@@ -37,7 +37,8 @@ class TextModel:
         self._predictor.unload()
 
     def invoke(self, invocation: Invocation, clock: Clock) -> Reply:
-        payload = decode(invocation.body, invocation.content_type, self._batch)
+        reader = Reader(self._batch, self._predictor.pairs)
+        payload = decode(invocation.body, invocation.content_type, reader)
         accept = parse_accept_header(invocation.accept, MIMEAccept)
         media_type, encode = encoder_for(accept, payload.answer_type)
         answers = self._predictor(payload.records, clock)

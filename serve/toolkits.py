@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from serve.decoders import CSV, JSON, NPY
-from serve.user_formats import DECODERS, ENCODERS, Numbers, as_array, as_is
+from serve.user_formats import DECODERS, ENCODERS, NPZ, Numbers, as_array, as_is
 
 __all__ = ["provide_toolkits"]
 
@@ -16,6 +16,7 @@ CONTENT_TYPES = {
     "JSON": JSON,
     "CSV": CSV,
     "NPY": NPY,
+    "NPZ": NPZ,
     "OCTET_STREAM": "application/octet-stream",
     "ANY": "*/*",
     "UTF8_TYPES": [JSON, CSV],

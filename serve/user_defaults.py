@@ -13,9 +13,10 @@ from serve.predictor import Predictor
 from serve.records import Record, read_record
 from serve.settings import Settings
 from serve.text_model import all_answered
+from serve.torch_script import find_torch_script, load_torch_script
 from serve.user_context import Context
 from serve.user_errors import told_apart
-from serve.user_formats import Numbers, as_array, as_is, as_tensor, decode, encode
+from serve.user_formats import Numbers, as_array, as_is, as_tensor, decode, encode, torch_device
 
 __all__ = ["BuiltInModel", "Defaults"]
 
@@ -73,8 +74,10 @@ class Defaults:
             "output_fn": self._write,
         }
 
-    def _load(self, model_dir: str, context: Context) -> BuiltInModel:
-        return BuiltInModel(Path(model_dir), self._settings)
+    def _load(self, model_dir: str, context: Context) -> Any:
+        directory = Path(model_dir)
+        file = None if self._is_hugging_face else find_torch_script(directory)
+        return load_torch_script(file) if file else BuiltInModel(directory, self._settings)
 
     def _read(self, input_data: str | bytes, content_type: str, context: Context) -> Any:
         return decode(input_data, content_type, self._numbers)
@@ -89,8 +92,7 @@ class Defaults:
             )
         with told_apart("calling what model_fn returned", self._code, answers=True):
             if _is_torch_module(model):
-                with sys.modules["torch"].inference_mode():
-                    return model(data)
+                return _call_module(model, data)
             parameters: dict[str, Any] = {}
             if isinstance(data, dict):
                 inputs = data.pop("inputs", data)
@@ -108,6 +110,16 @@ class Defaults:
         if self._is_hugging_face or isinstance(self.model, BuiltInModel):
             return as_is
         return as_tensor if _is_torch_module(self.model) else as_array
+
+
+def _call_module(module: Any, data: Any) -> Any:
+    """Return what a module of torch makes of data, where tensors go without an input_fn too."""
+    torch = sys.modules["torch"]
+    module = module.to(torch_device()).eval()
+    if isinstance(data, torch.Tensor):
+        data = data.to(torch_device())
+    with torch.inference_mode():
+        return module(data)
 
 
 def _is_torch_module(model: Any) -> bool:

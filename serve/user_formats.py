@@ -1,7 +1,7 @@
 """Bodies to data and back, for user code that leaves it to us: as AWS's two toolkits do it.
 
 A Hugging Face script gets what JSON says, and CSV by its header; any other gets numbers as an
-array, or as a tensor where its model is one of torch.
+array, or as a tensor where its model is one of torch. Sparse matrices are for arrays alone.
 
 Sources: decoder.py and encoder.py of sagemaker-inference 1.10.1, decoder_encoder.py of
 sagemaker-huggingface-inference-toolkit 2.6.0. Unlike those, nothing is unpickled here.
@@ -22,10 +22,21 @@ import numpy as np
 from serve.decoders import CSV, JSON, NPY
 from serve.errors import BadRequest, UnsupportedMediaType
 from serve.npy import read_npy
+from serve.npz import read_npz
 
-__all__ = ["DECODERS", "ENCODERS", "as_array", "as_is", "as_tensor", "decode", "encode"]
+__all__ = [
+    "DECODERS",
+    "ENCODERS",
+    "NPZ",
+    "as_array",
+    "as_is",
+    "as_tensor",
+    "decode",
+    "encode",
+    "torch_device",
+]
 
-PLAIN = "text/plain"
+PLAIN, NPZ = "text/plain", "application/x-npz"
 
 Numbers = Callable[[Any], Any]
 """What becomes of data that may be numbers."""
@@ -85,7 +96,12 @@ def as_tensor(value: Any) -> Any:
     tensor = torch.from_numpy(array)
     if not isinstance(value, np.ndarray):
         tensor = tensor.float()
-    return tensor.to("cuda" if torch.cuda.is_available() else "cpu")
+    return tensor.to(torch_device())
+
+
+def torch_device() -> str:
+    """Return the device of a torch that was imported already."""
+    return "cuda" if sys.modules["torch"].cuda.is_available() else "cpu"
 
 
 def _read_json(data: str | bytes, numbers: Numbers) -> Any:
@@ -117,6 +133,16 @@ def _read_npy(data: str | bytes, numbers: Numbers) -> Any:
     return numbers(np.ndarray(array.shape, array.dtype, own, order=order))
 
 
+def _read_npz(data: str | bytes, numbers: Numbers) -> Any:
+    assert isinstance(data, bytes), "only JSON and CSV are handed on as texts"
+    if numbers is not as_array:
+        raise UnsupportedMediaType(
+            f"Content-Type {NPZ}, a sparse matrix, is not read for this model without an input_fn; "
+            f"send {NPY}"
+        )
+    return read_npz(data)
+
+
 def _read_plain(data: str | bytes, numbers: Numbers) -> Any:
     return {"inputs": data if isinstance(data, str) else data.decode()}
 
@@ -125,6 +151,7 @@ DECODERS: dict[str, Callable[[str | bytes, Numbers], Any]] = {
     JSON: _read_json,
     CSV: _read_csv,
     NPY: _read_npy,
+    NPZ: _read_npz,
     PLAIN: _read_plain,
 }
 

@@ -2,15 +2,14 @@
 
 The platform takes a container that does not answer /ping within 2 s for dead, and a client that is
 to be refused should know soon. Both are answered by the thread that accepts connections, whatever
-the other threads wait for.
+the other threads wait for. And none of those waits for a request that is still on its way: what
+has come of it stays in the kernel until it is worth a thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import select
 import socket
 import struct
@@ -24,14 +23,15 @@ from typing import Any
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from serve import metrics
-from serve.errors import body
+from serve import metrics, wire
 from serve.invocation import ARRIVED
 
 __all__ = ["Worker", "closed", "limit_waiting"]
 
 log = logging.getLogger(__name__)
 
+AT_ONCE = 64
+"""Connections that are accepted before others have their turn."""
 STAY = 0.01
 """Seconds that a thread waits for the next request of a connection before it leaves it."""
 LINGER = 2.0
@@ -43,7 +43,28 @@ STALLED = 60
 REPORTS = 10.0
 """Seconds between two log lines about refused requests."""
 
-_PINGS = (b"GET /ping ", b"HEAD /ping", b"POST /ping")
+
+class Connection(TConn):  # type: ignore[misc]
+    """A connection, and what is known of its next request."""
+
+    seen = 0
+    """Bytes of it that had come when it was last looked at, and was not worth a thread."""
+    whole = False
+    """Whether all of it had come when a thread took it."""
+    arrived = 0.0
+
+    def look_again(self, seen: int, needed: int) -> None:
+        """Be readable once so many bytes of a request have come."""
+        if not self.seen:
+            self.timeout = time.monotonic() + STALLED
+        self.seen = seen
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, needed)
+
+    def forget(self) -> None:
+        """Be readable with any byte."""
+        if self.seen:
+            self.seen = 0
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, 1)
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -54,40 +75,82 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def init_process(self) -> None:
         self._in_hand = 0
+        self._uploads = 0  # of those in hand, the ones that threads still read
+        self._held: deque[Connection] = deque()  # those in hand that are to be read
         self._refused = 0
         self._reported = 0.0
-        self._lingering: deque[TConn] = deque()
+        self._lingering: deque[Connection] = deque()
+        self._address = self.sockets[0].getsockname()
         super().init_process()
 
-    def enqueue_req(self, conn: TConn) -> None:
+    def run(self) -> None:
+        self._refusal = wire.refusal(self.max_requests_in_hand)
+        super().run()
+
+    def accept(self, listener: socket.socket) -> None:
+        """Accept what waits; gunicorn accepts one connection between two looks at all others."""
+        for _ in range(AT_ONCE):
+            try:
+                connection, address = listener.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            self.nr_conns += 1
+            self.enqueue_req(Connection(self.cfg, connection, address, self._address))
+
+    def enqueue_req(self, conn: Connection) -> None:
+        start = wire.peek(conn.sock)
+        ahead = conn.parser.unreader.buf.getvalue() if conn.parser else b""
+        if ahead:  # the last request was read with a part of this one
+            start = ahead + (start or b"")
+        there = wire.waiting(conn.sock, start) if start and not ahead else len(start or b"")
+        if start is None:
+            self._wait_for_data(conn)
+        elif not start:
+            self._close(conn)
+        elif not ahead and start.startswith(wire.PINGS) and self._answer_ping(conn, start):
+            pass
+        elif not ahead and conn.seen < there < wire.needed(start):
+            conn.look_again(there, wire.needed(start))
+            self._wait_for_data(conn)
+        elif self._in_hand >= self.max_requests_in_hand:
+            self._refuse(conn)
+        else:
+            self._take(conn, wire.is_whole(start, there))
+
+    def _take(self, conn: Connection, whole: bool) -> None:
+        """Have a thread serve a request, or hold it where too many others are read already."""
+        conn.forget()
         if conn.parser is None:
             limit_waiting(conn.sock, STALLED)
-        start = _peek(conn.sock)
-        if conn.parser is None or not conn.parser.unreader.buf.getvalue():
-            if start is None:
-                self._wait_for_data(conn)
-                return
-            if not start:
-                self._close(conn)
-                return
-            if start.startswith(_PINGS) and self._answer_ping(conn):
-                return
-        if self._in_hand >= self.max_requests_in_hand:
-            self._refuse(conn)
-            return
         self._in_hand += 1
+        conn.whole = whole
         conn.data_ready = True
         conn.arrived = time.monotonic()
+        if whole or self._uploads < self._most_uploads:
+            self._submit(conn)
+        else:
+            self._held.append(conn)
+
+    @property
+    def _most_uploads(self) -> int:
+        """Threads that may read what is still on its way; the others are for what is there."""
+        return int(self.cfg.threads) * 3 // 4
+
+    def _submit(self, conn: Connection) -> None:
+        self._uploads += not conn.whole
         future = self.tpool.submit(self.handle, conn)
         future.add_done_callback(
             lambda done: self.method_queue.defer(self.finish_request, conn, done)
         )
 
-    def finish_request(self, conn: TConn, fs: Any) -> None:
+    def finish_request(self, conn: Connection, fs: Any) -> None:
         self._in_hand -= 1
+        self._uploads -= not conn.whole
+        if self._held and self._uploads < self._most_uploads:
+            self._submit(self._held.popleft())
         super().finish_request(conn, fs)
 
-    def handle(self, conn: TConn) -> Any:
+    def handle(self, conn: Connection) -> Any:
         """Serve a request, and those that follow at once, while there are threads to spare.
 
         A connection that is not kept is closed here. gunicorn closes it in the thread that accepts
@@ -118,40 +181,50 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         log.warning("a request that is no HTTP was refused: %s", exc)
         message = f"this is no request that is read here: {exc}"[:500]
         with contextlib.suppress(OSError):
-            client.sendall(_error("400 Bad Request", "bad_request", message, "Connection: close"))
+            client.sendall(
+                wire.error("400 Bad Request", "bad_request", message, "Connection: close")
+            )
 
     def murder_pending(self) -> None:
         now = time.monotonic()
         if not self.alive:  # a silent client must not hold up the end
             for conn in self.pending_conns:
                 conn.timeout = min(conn.timeout, now + LINGER)
-        super().murder_pending()
+        while self.pending_conns and self.pending_conns[0].timeout < now:
+            conn = self.pending_conns.popleft()
+            self.poller.unregister(conn.sock)
+            if conn.seen:
+                self._tell_stalled(conn)
+            else:
+                self._close(conn)
         while self._lingering and self._lingering[0].timeout < now:
             self._drop(self._lingering[0])
 
-    def _follows(self, conn: TConn) -> bool:
+    def _follows(self, conn: Connection) -> bool:
         """Wait a little for another request, if no connection waits for this thread."""
         if self._in_hand > self.cfg.threads:
             return False
         poll = select.poll()
         poll.register(conn.sock, select.POLLIN)
-        return bool(poll.poll(1000 * STAY))
+        if not poll.poll(1000 * STAY):
+            return False
+        start = wire.peek(conn.sock) or b""
+        return wire.is_whole(start, wire.waiting(conn.sock, start))
 
-    def _answer_ping(self, conn: TConn) -> bool:
+    def _answer_ping(self, conn: Connection, request: bytes) -> bool:
         """Answer a request that is there as a whole and has no body; return whether it was."""
+        head, end, _ = request.partition(b"\r\n\r\n")
+        fields = head.lower()
+        path = (*head.split(b" ", 2), b"")[1]
+        if not end or path != b"/ping" or b"\ntransfer-encoding:" in fields:
+            return False
+        if b"\ncontent-length:" in fields and b"\ncontent-length: 0\r" not in fields + b"\r":
+            return False
+        kept = b"http/1.1" in fields and b"\nconnection: close" not in fields and self.alive
         try:
-            request = conn.sock.recv(8192, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            head, end, _ = request.partition(b"\r\n\r\n")
-            fields = head.lower()
-            path = head.split(b" ", 2)[1]
-            if not end or path != b"/ping" or b"\ntransfer-encoding:" in fields:
-                return False
-            if b"\ncontent-length:" in fields and b"\ncontent-length: 0\r" not in fields + b"\r":
-                return False
             conn.sock.recv(len(head) + len(end))
-            kept = b"http/1.1" in fields and b"\nconnection: close" not in fields and self.alive
-            conn.sock.send(_pong(self.fault(), kept, head.startswith(b"HEAD")))
-        except (OSError, IndexError):
+            conn.sock.send(wire.pong(self.fault(), kept, head.startswith(b"HEAD")))
+        except OSError:
             self._close(conn)
             return True
         if kept:
@@ -160,36 +233,53 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._linger(conn)
         return True
 
-    def _refuse(self, conn: TConn) -> None:
-        message = f"{self._in_hand} requests are in hand already; try again later, or add instances"
-        headers = ("Retry-After: 1", "Connection: close")
-        with contextlib.suppress(OSError):
-            conn.sock.send(_error("503 Service Unavailable", "overloaded", message, *headers))
-        self._linger(conn)
+    def _refuse(self, conn: Connection) -> None:
+        try:
+            request = conn.sock.recv(2 * wire.LOOK, socket.MSG_DONTWAIT)
+            conn.sock.send(wire.with_id(self._refusal))
+        except OSError:
+            self._close(conn)
+        else:
+            if wire.is_whole(request, len(request)):
+                self._close(conn)
+            else:
+                self._linger(conn)
         metrics.answered(503, 0.0, {})
         self._refused += 1
         if time.monotonic() - self._reported > REPORTS:
-            log.warning("%d requests were refused: %s", self._refused, message)
+            limit = self.max_requests_in_hand
+            log.warning("%d requests were refused, as %d are in hand", self._refused, limit)
             self._refused, self._reported = 0, time.monotonic()
 
-    def _keep(self, conn: TConn) -> None:
+    def _tell_stalled(self, conn: Connection) -> None:
+        message = "the rest of the request did not come"
+        answer = wire.error("408 Request Timeout", "stalled", message, "Connection: close")
+        with contextlib.suppress(OSError):
+            conn.sock.send(answer)
+        self._linger(conn)
+        metrics.answered(408, float(STALLED), {})
+
+    def _keep(self, conn: Connection) -> None:
         """Wait for the next request on a connection, as after any other answer."""
         conn.sock.setblocking(False)
+        conn.forget()
         conn.set_timeout()
         self.keepalived_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_client_socket_readable, conn))
 
-    def _wait_for_data(self, conn: TConn) -> None:
-        """Let the poller watch a silent connection, so that it occupies no thread."""
+    def _wait_for_data(self, conn: Connection) -> None:
+        """Let the poller watch a connection until more has come, so that it occupies no thread."""
         conn.sock.setblocking(False)
-        conn.timeout = time.monotonic() + self.cfg.keepalive
+        if not conn.seen:
+            conn.timeout = time.monotonic() + self.cfg.keepalive
         self.pending_conns.append(conn)
         self.poller.register(conn.sock, EVENT_READ, partial(self.on_pending_socket_readable, conn))
 
-    def _linger(self, conn: TConn) -> None:
+    def _linger(self, conn: Connection) -> None:
         """Close a connection whose client may still send: to close at once cuts the answer off."""
         try:
             conn.sock.setblocking(False)
+            conn.forget()
             conn.sock.shutdown(socket.SHUT_WR)
             self.poller.register(conn.sock, EVENT_READ, partial(self._read_on, conn))
         except OSError:
@@ -198,7 +288,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.timeout = time.monotonic() + LINGER
         self._lingering.append(conn)
 
-    def _read_on(self, conn: TConn, sock: socket.socket) -> None:
+    def _read_on(self, conn: Connection, sock: socket.socket) -> None:
         try:
             ended = not sock.recv(65536)
         except BlockingIOError:
@@ -208,12 +298,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if ended:
             self._drop(conn)
 
-    def _drop(self, conn: TConn) -> None:
+    def _drop(self, conn: Connection) -> None:
         self._lingering.remove(conn)
         self.poller.unregister(conn.sock)
         self._close(conn)
 
-    def _close(self, conn: TConn) -> None:
+    def _close(self, conn: Connection) -> None:
         self.nr_conns -= 1
         conn.close()
 
@@ -233,34 +323,3 @@ def closed(connection: socket.socket) -> bool:
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP)
     return bool(poll.poll(0))
-
-
-def _pong(fault: str, kept: bool, head: bool) -> bytes:
-    headers = () if kept else ("Connection: close",)
-    if not fault:
-        return _answer("200 OK", None, *headers)
-    answer = _error("503 Service Unavailable", "not_ready", fault, *headers)
-    return answer.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" if head else answer
-
-
-def _error(status: str, code: str, message: str, *headers: str) -> bytes:
-    request_id = os.urandom(6).hex()
-    content = body(code, message, request_id)
-    return _answer(status, content, f"X-Request-Id: {request_id}", *headers)
-
-
-def _answer(status: str, content: object, *headers: str) -> bytes:
-    text = b"" if content is None else json.dumps(content).encode()
-    kind = () if content is None else ("Content-Type: application/json",)
-    lines = [f"HTTP/1.1 {status}", *kind, f"Content-Length: {len(text)}", *headers, "", ""]
-    return "\r\n".join(lines).encode() + text
-
-
-def _peek(connection: socket.socket) -> bytes | None:
-    """Return the first bytes that wait on a connection; None while there are none."""
-    try:
-        return connection.recv(len(b"HEAD /ping"), socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return None
-    except OSError:
-        return b""

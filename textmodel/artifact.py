@@ -84,7 +84,8 @@ class Artifact:
             raise ArtifactError(
                 f"{directory} holds no model: there is no {MANIFEST} (found: {found}). "
                 "The directory must be what `train` wrote to /opt/ml/model, or a Hugging Face "
-                "model; a model.tar.gz must have its files at the root of the archive."
+                "model, or have a function such as predict_fn in code/inference.py; a model.tar.gz "
+                "must have its files at the root of the archive."
             ) from None
         except (ValueError, OSError) as error:
             raise ArtifactError(f"{path} cannot be read: {error}") from error

@@ -69,9 +69,15 @@ class TextClassifier:
         """Execute one batch; returns what the encoder gave, (features,), and the scores, (labels,).
 
         Where the encoder ends in logits, those are its features.
+
+        Raises:
+            ArithmeticError: a number is none, for which no format of answers has a place.
         """
         features = self.runtime(batch)
-        return list(zip(features, self.head(features), strict=True))
+        scores = self.head(features)
+        if not (np.isfinite(features).all() and np.isfinite(scores).all()):
+            raise ArithmeticError("the model gives numbers that are NaN or infinite")
+        return list(zip(features, scores, strict=True))
 
     def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:
         """Classify any number of texts; returns (texts, labels) in the order given."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,7 +169,15 @@ def _check_weights(directory: Path) -> None:
             "`both`, or `serve` for GPUs), or make a model for this one with `train` "
             "(model_name=…)"
         )
-    if not any(directory.glob("*.safetensors")):
+    weights = list(directory.glob("*.safetensors"))
+    closed = [path.name for path in weights if not os.access(path, os.R_OK)]
+    if closed:
+        raise ArtifactError(
+            f"{directory / closed[0]} may not be read by user {os.getuid()}, as whom this runs; "
+            "save_pretrained writes weights for their owner alone. Type chmod -R a+rX on the "
+            "directory before you pack it"
+        )
+    if not weights:
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:8])
         raise ArtifactError(
             f"{directory} has no weights as safetensors (found: {found}). Pickled ones, such as "

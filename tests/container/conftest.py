@@ -6,13 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.container.running import missing
+from tests.container.running import containers, missing
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +66,5 @@ def start(
     docker: Callable[..., subprocess.CompletedProcess[str]],
 ) -> Iterator[Callable[..., str]]:
     """Yield a function that starts a container in the background and returns its name."""
-    names: list[str] = []
-
-    def run(*arguments: str) -> str:
-        names.append(f"test-{uuid.uuid4().hex[:12]}")
-        docker("run", "--detach", "--name", names[-1], *arguments)
-        return names[-1]
-
-    yield run
-    for name in names:
-        docker("rm", "--force", name)
+    with containers(docker) as run:
+        yield run

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from local_test.opt_ml import build
 from tests.container.running import STRICT, wait_for
 
 pytestmark = pytest.mark.container
@@ -32,17 +31,15 @@ class Hosts:
         docker("network", "create", "--internal", self._network)
 
     def start(self, host: str, rows: Path, **hyperparameters: object) -> None:
-        arguments = [f"--channel=train={rows}", f"--channel=test={MESSAGES}"]
-        arguments += [f"--hyperparameter={name}={value}" for name, value in hyperparameters.items()]
         tree = self.tree(host)
-        program = [sys.executable, str(ROOT / "local_test/opt_ml.py"), str(tree)]
-        subprocess.run([*program, *arguments], check=True)
-        resources = {
-            "current_host": host,
-            "hosts": ["algo-1", "algo-2"],
-            "network_interface_name": "eth0",
-        }
-        (tree / "input/config/resourceconfig.json").write_text(json.dumps(resources))
+        build(
+            tree,
+            {"train": rows, "test": MESSAGES},
+            {},
+            {name: str(value) for name, value in hyperparameters.items()},
+            hosts=["algo-1", "algo-2"],
+            host=host,
+        )
         for path in (self._parent, *self._parent.parents[:2]):  # pytest makes them for their owner
             path.chmod(0o755)
         where = (f"--network={self._network}", f"--network-alias={host}", f"--hostname={host}")

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.container.running import STRICT, wait_for
+from local_test.opt_ml import build
+from tests.container.running import STRICT, Docker, Endpoint, Start, open_to_all, wait_for
 
 pytestmark = pytest.mark.container
 
-Docker = Callable[..., subprocess.CompletedProcess[str]]
-Start = Callable[..., str]
-
 ROOT = Path(__file__).resolve().parents[2]
-# A container without a network can be asked only from within.
-ASK = """\
-import sys, urllib.request
-url, *body = "http://127.0.0.1:8080" + sys.argv[1], *map(str.encode, sys.argv[2:])
-request = urllib.request.Request(url, *body, headers={"Content-Type": "application/json"})
-print(urllib.request.urlopen(request, timeout=60).read().decode())
-"""
 
 
 def lay_out(parent: Path, **hyperparameters: object) -> Path:
     """Return an /opt/ml tree that any user of a container may use."""
     directory = parent / "opt_ml"
-    arguments = ["--channel", f"train={ROOT / 'local_test/data/messages.csv'}"]
-    for name, value in hyperparameters.items():
-        arguments += ["--hyperparameter", f"{name}={value}"]
-    program = [sys.executable, str(ROOT / "local_test/opt_ml.py"), str(directory)]
-    subprocess.run([*program, *arguments], check=True)
-    for path in (parent, *parent.parents[:2]):  # pytest makes them for their owner alone
-        path.chmod(0o755)
+    settings = {name: str(value) for name, value in hyperparameters.items()}
+    build(directory, {"train": ROOT / "local_test/data/messages.csv"}, {}, settings)
+    open_to_all(parent)
     return directory
 
 
@@ -51,31 +36,17 @@ def trained(
     return directory
 
 
-def ask(docker: Docker, container: str, *request: str) -> str:
-    return docker("exec", container, "python3", "-c", ASK, *request).stdout
-
-
-def answers_ping(docker: Docker, container: str) -> bool:
-    done = docker("exec", container, "python3", "-c", ASK, "/ping", check=False)
-    assert docker("inspect", "--format={{.State.Running}}", container).stdout.strip() == "true", (
-        docker("logs", container, check=False)
-    )
-    return done.returncode == 0
-
-
 @pytest.mark.parametrize("target", ["serve", "both"])
 def test_serve_answers_without_network_on_a_read_only_root_as_nobody(
     docker: Docker, image: Callable[[str], str], trained: Path, start: Start, target: str
 ) -> None:
     model = f"--volume={trained}/model:/opt/ml/model:ro"
-    container = start(*STRICT, model, image(target), "serve")
-    wait_for(lambda: answers_ping(docker, container))
+    endpoint = Endpoint(docker, start(*STRICT, model, image(target), "serve"))
+    endpoint.wait()
     with (trained / "output/data/predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     body = json.dumps({"inputs": [row["text"] for row in rows]})
-    labels = [
-        answer["label"] for answer in json.loads(ask(docker, container, "/invocations", body))
-    ]
+    labels = [answer["label"] for answer in endpoint.invoke(body).json()]
     assert labels == [row["prediction"] for row in rows]
 
 
@@ -83,7 +54,7 @@ def test_an_idle_server_ends_on_sigterm_with_status_0(
     docker: Docker, image: Callable[[str], str], trained: Path, start: Start
 ) -> None:
     container = start(*STRICT, f"--volume={trained}/model:/opt/ml/model:ro", image("serve"))
-    wait_for(lambda: answers_ping(docker, container))
+    Endpoint(docker, container).wait()
     docker("stop", "--time=5", container)  # docker kills after 5 s, with status 137
     assert docker("inspect", "--format={{.State.ExitCode}}", container).stdout.strip() == "0"
 
@@ -115,9 +86,10 @@ def test_a_fine_tuning_job_that_is_stopped_leaves_a_model_that_serves(
     wait_for(lambda: "fine-tuning, steps: " in docker("logs", container).stdout)
     docker("stop", "--time=120", container)
     assert docker("inspect", "--format={{.State.ExitCode}}", container).stdout.strip() == "0"
-    server = start(*STRICT, f"--volume={directory}/model:/opt/ml/model:ro", image("serve"))
-    wait_for(lambda: answers_ping(docker, server))
-    assert json.loads(ask(docker, server, "/invocations", '"Flood in the valley"'))[0]["label"]
+    model = f"--volume={directory}/model:/opt/ml/model:ro"
+    endpoint = Endpoint(docker, start(*STRICT, model, image("serve")))
+    endpoint.wait()
+    assert endpoint.invoke('"Flood in the valley"').json()[0]["label"]
 
 
 def test_a_job_stopped_before_a_model_exists_says_so(

@@ -6,11 +6,9 @@ import http.server
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,26 +19,6 @@ import pytest
 LOCAL_TEST = Path(__file__).parents[2] / "local_test"
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-
-TRAIN = """
-import json, os, pathlib, signal, sys, time
-
-base = pathlib.Path(os.environ["SAGEMAKER_BASE_DIR"])
-asked = json.loads((base / "input/config/hyperparameters.json").read_text()).get("do")
-
-def leave(status):
-    (base / "model/environment.json").write_text(json.dumps(dict(os.environ)))
-    sys.exit(status)
-
-if asked == "fail":
-    (base / "output/failure").write_text("ValueError: " + "é" * 2000)
-    sys.exit(3)
-if asked == "wait":
-    signal.signal(signal.SIGTERM, lambda *_: leave(4))
-    print("ready", flush=True)
-    time.sleep(60)
-leave(0)
-"""
 
 SERVE = """
 import http.server, os, signal, sys
@@ -67,13 +45,18 @@ http.server.HTTPServer(address, Handler).serve_forever()
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Return an environment in which `$PYTHON -m train` and `-m serve` are the stand-ins."""
-    (tmp_path / "train.py").write_text(TRAIN)
+    """Return an environment in which `$PYTHON -m serve` is the stand-in.
+
+    `$PYTHON -P …` prints its arguments.
+    """
     (tmp_path / "serve.py").write_text(SERVE)
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\n"
-        f'case "$1 $2" in "-m train" | "-m serve") set -- "{tmp_path}/$2.py" ;; esac\n'
+        f'case "$1 $2" in\n'
+        f'"-m serve") set -- "{tmp_path}/serve.py" ;;\n'
+        "-P*) set -- -c 'import json, sys; print(json.dumps(sys.argv[1:]))' \"$@\" ;;\n"
+        "esac\n"
         f'exec "{sys.executable}" "$@"\n'
     )
     python.chmod(0o755)
@@ -137,14 +120,8 @@ def test_help_has_usage_and_examples(run: Run, script: str) -> None:
     [
         ("train_local.sh", ["--epochs"], 'unknown option "--epochs"; allowed: --content-type'),
         ("train_local.sh", ["--env"], "--env needs a value"),
-        ("train_local.sh", ["--env", "A-B=1"], '"A-B=1" is not of the form NAME=VALUE'),
-        ("train_local.sh", ["--source", "/etc/hostname"], '"/etc/hostname" is no directory'),
-        ("train_local.sh", ["--source", "/etc"], "there is no train.py in /etc; name the file"),
-        ("train_local.sh", ["--entry-point", "a.py"], "--entry-point needs --source"),
         ("train_local.sh", ["image", "other"], '"other" after the image "image"'),
         ("train_local.sh", ["/etc/hostname"], "to train on it type train=/etc/hostname"),
-        ("train_local.sh", ["train=/no/such/path"], "/no/such/path does not exist"),
-        ("train_local.sh", ["--", "epochs"], '"epochs" is not of the form key=value'),
         ("serve_local.sh", ["--ports", "1"], 'unknown option "--ports"; allowed: --port'),
         ("serve_local.sh", ["--port", "http"], '--port "http" is no port; allowed: 1 to 65535'),
         ("serve_local.sh", ["--port", "65536"], "allowed: 1 to 65535"),
@@ -160,104 +137,38 @@ def test_wrong_argument_is_named(run: Run, script: str, arguments: list[str], me
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("script", ["train_local.sh", "serve_local.sh"])
 @pytest.mark.usefixtures("model")
-def test_image_without_docker_says_how_to_do_without(run: Run, tmp_path: Path, script: str) -> None:
+def test_image_without_docker_says_how_to_do_without(run: Run, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("bash", "dirname", "basename", "ls"):
         (programs / name).symlink_to(shutil.which(name) or pytest.fail(f"no {name}"))
-    done = run(script, "image", PATH=str(programs))
+    done = run("serve_local.sh", "image", PATH=str(programs))
     assert done.returncode == 1
     assert "the program docker is missing" in done.stderr
     assert 'leave the image "image" out' in done.stderr
 
     (programs / "docker").symlink_to(shutil.which("false") or pytest.fail("no false"))
-    assert "no Docker engine answers" in run(script, "image", PATH=str(programs)).stderr
+    assert "no Docker engine answers" in run("serve_local.sh", "image", PATH=str(programs)).stderr
 
 
 # train_local.sh
 
 
-def test_model_is_packed_without_a_leading_directory(run: Run, tree: Path) -> None:
-    done = run("train_local.sh")
-    assert done.returncode == 0, done.stderr
-    with tarfile.open(tree / "model.tar.gz") as archive:
-        assert archive.getnames() == ["environment.json"]
-    given = (LOCAL_TEST / "data" / "messages.csv").read_bytes()
-    assert (tree / "input" / "data" / "train" / "messages.csv").read_bytes() == given
+def test_training_is_the_short_form_of_the_command(run: Run, tree: Path) -> None:
+    def command(*arguments: str) -> list[str]:
+        done = run("train_local.sh", *arguments)
+        assert done.returncode == 0, done.stderr
+        return list(json.loads(done.stdout))
 
-
-def test_channels_and_hyperparameters_reach_the_job(run: Run, tree: Path, tmp_path: Path) -> None:
-    (tmp_path / "my data.csv").write_text("a,b\n")
-    done = run(
-        *(
-            "train_local.sh",
-            f"train={tmp_path / 'my data.csv'}",
-            f"test={tmp_path / 'my data.csv'}",
-        ),
-        *("--content-type", "test=text/csv", "--quoting", "sdk-v2", "--", "name=a b", "lr=0.1"),
-    )
-    assert done.returncode == 0, done.stderr
-    config = tree / "input" / "config"
-    assert json.loads((config / "hyperparameters.json").read_text()) == {
-        "name": '"a b"',
-        "lr": "0.1",
-    }
-    assert json.loads((config / "inputdataconfig.json").read_text())["test"]["ContentType"]
-    assert (tree / "input" / "data" / "test" / "my data.csv").is_file()
-
-
-def test_source_is_sent_as_sdk_2_sends_it(run: Run, tree: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    (source / "__pycache__").mkdir(parents=True)
-    (source / "fit.py").touch()
-    arguments = ("--source", str(source), "--entry-point", "fit.py", "--quoting", "sdk-v2")
-    done = run("train_local.sh", *arguments)
-    assert done.returncode == 0, done.stderr
-    archive = tree / "input/data/code/sourcedir.tar.gz"
-    with tarfile.open(archive) as members:
-        assert members.getnames() == [".", "./fit.py"]
-    assert json.loads((tree / "input/config/hyperparameters.json").read_text()) == {
-        "sagemaker_program": '"fit.py"',
-        "sagemaker_submit_directory": f'"{archive}"',
-    }
-
-
-def test_job_has_the_environment_of_the_service(run: Run, tree: Path) -> None:
-    run("train_local.sh", "--env", "GREETING=good day", AWS_REGION="eu-central-1")
-    environment = json.loads((tree / "model" / "environment.json").read_text())
-    name = environment["TRAINING_JOB_NAME"]
-    assert environment["TRAINING_JOB_ARN"] == (
-        f"arn:aws:sagemaker:eu-central-1:123456789012:training-job/{name}"
-    )
-    assert environment["AWS_REGION"] == "eu-central-1"
-    assert environment["GREETING"] == "good day"
-
-
-def test_failure_passes_the_exit_status_and_shows_1024_characters(run: Run, tree: Path) -> None:
-    done = run("train_local.sh", "--", "do=fail")
-    assert done.returncode == 3
-    reason = done.stderr.split("FailureReason: ")[1].strip()
-    assert reason == "ValueError: " + "é" * 1012
-    assert not (tree / "model.tar.gz").exists()
-
-
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_stop_reaches_the_job_as_sigterm_and_its_model_is_packed(
-    environment: dict[str, str], tree: Path, signal_number: signal.Signals
-) -> None:
-    with subprocess.Popen(
-        [LOCAL_TEST / "train_local.sh", "--", "do=wait"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal_number)
-        assert process.wait(timeout=30) == 4
-    assert (tree / "model.tar.gz").is_file()
+    start, output = ["-P", "-m", "local_test", "train"], ["--output", str(tree)]
+    sample = ["--data", f"train={LOCAL_TEST}/data/messages.csv"]
+    assert command() == [*start, *output, *sample]
+    given = ("image", "--quoting", "sdk-v2", "a=b c", "--keep-checkpoints", "--", "n=a b")
+    assert command(*given) == [
+        *start, "image", *output, "--data", "a=b c", "--quoting", "sdk-v2",
+        "--checkpoints", f"{tree}/checkpoints", "--hyperparameter", "n=a b",
+    ]  # fmt: skip
 
 
 # serve_local.sh

@@ -308,7 +308,7 @@ def test_a_bad_record_does_not_lose_the_others(client: FlaskClient) -> None:
 
 def test_a_bad_text_in_json_fails_the_request(client: FlaskClient) -> None:
     answer = client.post("/invocations", json={"inputs": ["a", ""]})
-    assert (answer.status_code, error(answer)["message"][:16]) == (400, "text 1 is empty;")
+    assert (answer.status_code, error(answer)["message"][:21]) == (400, "text 2 of 2 is empty;")
 
 
 def test_an_array_has_no_place_for_a_bad_record(client: FlaskClient) -> None:

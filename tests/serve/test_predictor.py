@@ -123,15 +123,31 @@ def test_evaluation_is_the_multi_label_one(tree: Path) -> None:
     assert manifest["metrics"]["validation_micro_f1"] == report["micro_f1"] > 0.5
 
 
-def test_a_model_of_pairs_refuses_a_single_text(logistic_model: Path, tmp_path: Path) -> None:
-    shutil.copytree(logistic_model / "model", tmp_path / "model")
-    manifest = json.loads((tmp_path / "model/optml.json").read_text())
-    (tmp_path / "model/optml.json").write_text(json.dumps(manifest | {"pairs": True}))
-    client = client_of(load(tmp_path))
-    assert ask(client, as_body(PAIRS[0]))[0]["label"]
-    answer = client.post("/invocations", json="a text")
+@pytest.fixture(scope="module")
+def pair_client(logistic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> FlaskClient:
+    """Return a client of a model whose manifest says that it was trained on pairs."""
+    tree = tmp_path_factory.mktemp("pairs")
+    shutil.copytree(logistic_model / "model", tree / "model")
+    manifest = json.loads((tree / "model/optml.json").read_text())
+    (tree / "model/optml.json").write_text(json.dumps(manifest | {"pairs": True}))
+    return client_of(load(tree))
+
+
+def test_a_model_of_pairs_refuses_a_single_text(pair_client: FlaskClient) -> None:
+    assert ask(pair_client, as_body(PAIRS[0]))[0]["label"]
+    answer = pair_client.post("/invocations", json="a text")
     assert answer.status_code == 400
     assert "this model reads pairs" in answer.text
+
+
+def test_rows_of_two_columns_are_a_pair_only_for_a_model_of_pairs(
+    client: FlaskClient, pair_client: FlaskClient
+) -> None:
+    rows = {"data": "1,a text\n2,another\n", "content_type": "text/csv"}
+    refused = client.post("/invocations", **rows)
+    assert (refused.status_code, "no header names the text" in refused.text) == (400, True)
+    answer = pair_client.post("/invocations", **rows)
+    assert (answer.status_code, len(answer.text.splitlines())) == (200, 2)
 
 
 # Windows

@@ -47,25 +47,25 @@ def test_parameters_travel_beside_the_texts(value: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("{}", "one of the keys inputs, text, .*; it has none"),
+        ("{}", "exactly one of the keys inputs, text, .*; it has none. Send"),
         ('{"input": "a"}', "it has 'input'"),
         ('{"inputs": "a", "text": "b"}', "it has 'inputs', 'text'"),
         ("7", "the text is 7, not a string"),
         ("null", "the text is null, not a string"),
         ("NaN", "the text is NaN, not a string"),
         ('{"inputs": 7}', "the text is 7, not a string"),
-        ('["a", null]', "text 1 is null, not a string"),
-        ('["a", ["b"]]', "text 1 is .*, not a string"),
-        ('["a", {"inputs": ["b"]}]', "text 1 is .*, not a string"),
-        ('["a", " \\n "]', "text 1 is empty"),
+        ('["a", null]', "text 2 of 2 is null, not a string"),
+        ('["a", ["b"]]', "text 2 of 2 is .*, not a string"),
+        ('["a", {"inputs": ["b"]}]', "text 2 of 2 is .*, not a string"),
+        ('["a", " \\n "]', "text 2 of 2 is empty"),
         ('""', "the text is empty"),
         ('{"text_pair": "b"}', '"text_pair" without "text" beside it'),
         ('{"inputs": "a", "text_pair": "b"}', '"text_pair" without "text" beside it'),
         ('{"inputs": "a", "text": "a", "text_pair": "b"}', '"text_pair" without "text" beside it'),
         ('{"text": "a", "text_pair": 7}', "the other half of the text is 7, not a string"),
         ('{"text": ["a"], "text_pair": ["b"]}', "the text is .* not a string"),
-        ('["a", {"text": "a", "text_pair": " "}]', "the other half of text 1 is empty"),
-        ('["a", {"text": "", "text_pair": "b"}]', "text 1 is empty"),
+        ('["a", {"text": "a", "text_pair": " "}]', "the other half of text 2 of 2 is empty"),
+        ('["a", {"text": "", "text_pair": "b"}]', "text 2 of 2 is empty"),
         ('{"inputs": "a", "parameters": [1]}', '"parameters" must be an object'),
         ('{"inputs": "a", "parameters": []}', '"parameters" must be an object'),
         ('{"inputs": "a", "parameters": 0}', '"parameters" must be an object'),
@@ -82,7 +82,7 @@ def test_a_value_nested_as_deeply_as_can_be_read_is_no_fault_of_the_server() -> 
             value = json.loads("[" * depth + "]" * depth)
         except RecursionError:
             break
-        with pytest.raises(BadRequest, match="text 0 is a list"):
+        with pytest.raises(BadRequest, match="text 1 of 1 is a list"):
             read_record(value)
 
 

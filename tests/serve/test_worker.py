@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import socket
 import threading
@@ -95,7 +96,8 @@ def test_requests_over_the_limit_are_refused_and_ping_is_answered(
     server.wait()
     in_hand = [server.connect() for _ in range(3)]
     for connection in in_hand:
-        connection.sendall(post("a text")[:-1])
+        connection.sendall(CHUNKED)
+    wait_until(lambda: server.ask("a text").status_code == 503)
     refused = server.ask("a text")
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
     assert refused.json()["error"]["code"] == "overloaded"
@@ -103,7 +105,7 @@ def test_requests_over_the_limit_are_refused_and_ping_is_answered(
     assert server.ping() == 200
     for connection in in_hand:
         with connection, connection.makefile("rb") as stream:
-            connection.sendall(b'"')
+            connection.sendall(b'3\r\n"a"\r\n0\r\n\r\n')
             assert read_answer(stream)[0] == 200
     wait_until(lambda: server.ask("a text").status_code == 200)
     assert server.metric('optml_requests_total{status="503"}') >= 1
@@ -242,6 +244,49 @@ def test_what_is_no_whole_request_is_told_so(server: Server, data: bytes, messag
 def test_a_packed_body_is_refused(server: Server) -> None:
     status, body = exchange(server, post("a text", "Content-Encoding: gzip"))
     assert (status, json.loads(body)["error"]["code"]) == (415, "unsupported_media_type")
+
+
+def test_clients_that_stall_while_they_send_keep_nobody_waiting(server: Server) -> None:
+    whole = post("a text of more than a few bytes")
+    starts = [
+        whole[:40],
+        whole[:-5],
+        CHUNKED + b'3\r\n"a"\r\n',
+        POST + b"Content-Length: 99999\r\n\r\n",
+    ]
+    stalling = [(server.connect(), start) for start in starts for _ in range(80)]
+    for connection, start in stalling:
+        connection.sendall(start)
+    for _ in range(5):
+        for connection, _ in stalling[80:160]:
+            connection.sendall(b" ")
+        assert server.ask("another").status_code == 200
+        assert requests.post(f"{server.url}/invocations", json="a" * 50_000, timeout=30).ok
+    for connection, _ in stalling:
+        connection.close()
+
+
+def test_a_request_that_had_stalled_is_answered_once_it_is_whole(server: Server) -> None:
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        for part in (
+            post("a text")[:50],
+            post("a text")[50:-1],
+            post("a text")[-1:] + post("b")[:-4],
+        ):
+            connection.sendall(part)
+            time.sleep(0.1)
+        assert read_answer(stream)[0] == 200
+        connection.sendall(post("b")[-4:])
+        assert read_answer(stream)[0] == 200
+
+
+def test_a_body_that_comes_too_slowly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.body.GRACE", 0.0)
+    slow = io.BytesIO(b"a" * 9)
+    body = Body({"wsgi.input": slow, "CONTENT_LENGTH": "9"}, limit=100)
+    time.sleep(0.05)
+    with pytest.raises(Stalled, match="9 bytes in 0 s"):
+        body.read(9)
 
 
 def test_a_client_that_stalls_is_told_so() -> None:

@@ -1,0 +1,128 @@
+"""What spot interruptions cost a fine-tuning of the encoder in the image, one after another.
+
+The job is stopped and started again as the platform does it: SIGTERM, SIGKILL after the grace, a
+fresh /opt/ml with nothing but the checkpoints. An interruption may cost the steps since the last
+checkpoint and no more. Without notice (--grace 0) that is what it costs; with notice, `train` saves
+the step in hand. The model at the end must be that of a job that nobody interrupted.
+
+Usage: python -m bench.interruptions [--count 20] [--after 40] [--every 10] [--grace 120]
+
+Prints a table, and one JSON object as its last line. The exit status is 1 where more was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from local_test.arguments import engine_for
+from local_test.job import Job, Request
+from local_test.launchers import Contained
+
+MESSAGES = Path(__file__).resolve().parents[1] / "local_test/data/messages.csv"
+
+
+@dataclass
+class Attempt:
+    """What the log of one attempt tells."""
+
+    begun: int = 0
+    """The step of the checkpoint that it went on from."""
+    saved: list[int] = field(default_factory=list)
+    """The steps of its checkpoints."""
+    reached: int = 0
+    """The last step that it is known to have taken."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--image", default="optml-train-cpu:test")
+    parser.add_argument("--count", type=int, default=20, help="interruptions")
+    parser.add_argument("--after", type=float, default=40, help="seconds from each start")
+    parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
+    parser.add_argument("--grace", type=float, default=120, help="seconds; 0: no notice")
+    parser.add_argument("--epochs", type=int, default=40, help="of 28 steps each")
+    arguments = parser.parse_args()
+    engine = engine_for(arguments.image)
+    if engine is None:
+        return 1
+    settings = {
+        "recipe": "finetune", "train_batch_size": "16", "epochs": str(arguments.epochs),
+        "checkpoint_steps": str(arguments.every), "eval_steps": "100",
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        models = {}
+        for name, count in (("whole", 0), ("interrupted", arguments.count)):
+            request = Request(
+                name,
+                Path(scratch, name),
+                channels={"train": MESSAGES},
+                hyperparameters=settings,
+                checkpoints=Path(scratch, f"{name}-checkpoints"),
+                interruptions=[arguments.after] * count,
+                grace=arguments.grace,
+            )
+            job = Job(request, Contained(engine, arguments.image))
+            with contextlib.redirect_stdout(io.StringIO()) as log:
+                job.run()
+            if job.code:
+                sys.exit(log.getvalue())
+            models[name] = load_file(request.output / "model/model.safetensors")
+    attempts = read(log.getvalue())
+    difference = max(
+        float(np.abs(tensor - models["whole"][name]).max())
+        for name, tensor in models["interrupted"].items()
+    )
+    return report(attempts, job, arguments.every, difference)
+
+
+def read(log: str) -> list[Attempt]:
+    """Return what a log tells of each attempt."""
+    attempts = []
+    for part in log.split("INFO hyperparameters: ")[1:]:
+        attempt = Attempt()
+        if begun := re.search(r"the checkpoint of step (\d+)", part):
+            attempt.begun = int(begun[1])
+        attempt.saved = [int(step) for step in re.findall(r"checkpoint at step (\d+)", part)]
+        told = re.findall(r"steps: (\d+) of|at step (\d+)", part)
+        attempt.reached = max([attempt.begun, *(int(a or b) for a, b in told)])
+        attempts.append(attempt)
+    return attempts
+
+
+def report(attempts: Sequence[Attempt], job: Job, every: int, difference: float) -> int:
+    interrupted = [status for status, _ in job.transitions].count("Interrupted")
+    lost = []
+    print(f"{'attempt':>7} {'from step':>10} {'checkpoints':>12} {'to step':>8} {'lost':>5}")
+    for number, attempt in enumerate(attempts, 1):
+        cost = attempt.reached - attempts[number].begun if number < len(attempts) else 0
+        lost.append(cost)
+        saved = len(attempt.saved)
+        print(f"{number:7} {attempt.begun:10} {saved:12} {attempt.reached:8} {cost:5}")
+    result = {
+        "interruptions": interrupted,
+        "attempts_seen": len(attempts),
+        "steps": attempts[-1].reached,
+        "most_lost": max(lost),
+        "lost": sum(lost),
+        "checkpoint_steps": every,
+        "largest_difference_of_a_weight": difference,
+        "billable_s": round(job.billable_seconds),
+    }
+    print(json.dumps(result))
+    return int(max(lost) > every)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
