@@ -1,11 +1,12 @@
 """What spot interruptions cost a fine-tuning of the encoder in the image, one after another.
 
-The job is stopped and started again as the platform does it: SIGTERM, SIGKILL after the grace, a
-fresh /opt/ml with nothing but the checkpoints. An interruption may cost the steps since the last
-checkpoint and no more. Without notice (--grace 0) that is what it costs; with notice, `train` saves
-the step in hand. The model at the end must be that of a job that nobody interrupted.
+The job is stopped and started again as the platform does it: SIGTERM, SIGKILL 120 s later, a fresh
+/opt/ml with nothing but the checkpoints. Every other time SIGKILL follows at once, as where a
+machine is lost without notice. Each attempt is hit at a random moment after its first or second
+checkpoint. An interruption may cost the steps since the last checkpoint and no more, and the model
+at the end must be that of a job that nobody interrupted.
 
-Usage: python -m bench.interruptions [--count 20] [--after 40] [--every 10] [--grace 120]
+Usage: python -m bench.interruptions [--count 20] [--every 3] [--epochs 6]
 
 Prints a table, and one JSON object as its last line. The exit status is 1 where more was lost.
 """
@@ -16,9 +17,11 @@ import argparse
 import contextlib
 import io
 import json
+import random
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +34,9 @@ from local_test.job import Job, Request
 from local_test.launchers import Contained
 
 MESSAGES = Path(__file__).resolve().parents[1] / "local_test/data/messages.csv"
+
+STARTED = "INFO hyperparameters: "
+"""What every attempt begins to say."""
 
 
 @dataclass
@@ -45,24 +51,44 @@ class Attempt:
     """The last step that it is known to have taken."""
 
 
+class Log(io.StringIO):
+    """The log of a job, which is interrupted at random moments while it grows."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.job: Job | None = None
+        self.notices = [number % 2 == 0 for number in range(count)]
+        """Of the interruptions to come, the next one last: whether it is announced."""
+        self._random = random.Random(7)
+        self._checkpoints = 0
+
+    def write(self, text: str) -> int:
+        if STARTED in text:
+            self._checkpoints = self._random.choice((1, 2))
+        if "checkpoint at step" in text and self.notices and self.job:
+            self._checkpoints -= 1
+            if not self._checkpoints:
+                pause, notice = self._random.uniform(0, 3), self.notices.pop()
+                threading.Timer(pause, self.job.interrupt, (notice,)).start()
+        return super().write(text)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--image", default="optml-train-cpu:test")
     parser.add_argument("--count", type=int, default=20, help="interruptions")
-    parser.add_argument("--after", type=float, default=40, help="seconds from each start")
-    parser.add_argument("--every", type=int, default=10, help="steps between checkpoints")
-    parser.add_argument("--grace", type=float, default=120, help="seconds; 0: no notice")
-    parser.add_argument("--epochs", type=int, default=40, help="of 28 steps each")
+    parser.add_argument("--every", type=int, default=3, help="steps between checkpoints")
+    parser.add_argument("--epochs", type=int, default=6, help="of 28 steps each")
     arguments = parser.parse_args()
     engine = engine_for(arguments.image)
     if engine is None:
         return 1
     settings = {
         "recipe": "finetune", "train_batch_size": "16", "epochs": str(arguments.epochs),
-        "checkpoint_steps": str(arguments.every), "eval_steps": "100",
+        "checkpoint_steps": str(arguments.every),
     }  # fmt: skip
+    models = {}
     with tempfile.TemporaryDirectory() as scratch:
-        models = {}
         for name, count in (("whole", 0), ("interrupted", arguments.count)):
             request = Request(
                 name,
@@ -70,27 +96,25 @@ def main() -> int:
                 channels={"train": MESSAGES},
                 hyperparameters=settings,
                 checkpoints=Path(scratch, f"{name}-checkpoints"),
-                interruptions=[arguments.after] * count,
-                grace=arguments.grace,
             )
-            job = Job(request, Contained(engine, arguments.image))
-            with contextlib.redirect_stdout(io.StringIO()) as log:
+            job, log = Job(request, Contained(engine, arguments.image)), Log(count)
+            log.job = job
+            with contextlib.redirect_stdout(log):
                 job.run()
             if job.code:
                 sys.exit(log.getvalue())
             models[name] = load_file(request.output / "model/model.safetensors")
-    attempts = read(log.getvalue())
     difference = max(
         float(np.abs(tensor - models["whole"][name]).max())
         for name, tensor in models["interrupted"].items()
     )
-    return report(attempts, job, arguments.every, difference)
+    return report(read(log.getvalue()), job, arguments.every, difference)
 
 
 def read(log: str) -> list[Attempt]:
     """Return what a log tells of each attempt."""
     attempts = []
-    for part in log.split("INFO hyperparameters: ")[1:]:
+    for part in log.split(STARTED)[1:]:
         attempt = Attempt()
         if begun := re.search(r"the checkpoint of step (\d+)", part):
             attempt.begun = int(begun[1])

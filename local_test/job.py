@@ -103,6 +103,7 @@ class Job:
         """model.tar.gz and output.tar.gz, where there was something to pack."""
         self._stop = threading.Event()
         self._hurry = threading.Event()
+        self._interrupt = threading.Event()
         trees = [request.tree(host) / "checkpoints" for host in request.hosts]
         self._checkpoints = (  # a lone host has them mounted
             Checkpoints(request.checkpoints, trees)
@@ -127,6 +128,12 @@ class Job:
         if self._stop.is_set():
             self._hurry.set()
         self._stop.set()
+
+    def interrupt(self, notice: bool = True) -> None:
+        """Take the spot instances away now; without notice SIGKILL follows SIGTERM at once."""
+        if not notice:
+            self._hurry.set()
+        self._interrupt.set()
 
     def run(self) -> None:
         """Go through the job, and leave its archives in the output directory."""
@@ -177,6 +184,9 @@ class Job:
             The secondary status that the job would end with; empty if it completed.
         """
         self._failed, self.code = "", 0
+        if self._interrupt.is_set():  # that was the attempt before
+            self._interrupt.clear()
+            self._hurry.clear()
         with ExitStack() as stack:
             programs: list[Program] = []
             for host in self.request.hosts:
@@ -219,7 +229,8 @@ class Job:
             "Failed": any(program.returncode for program in programs),
             "Stopped": self._stop.is_set(),
             "MaxRuntimeExceeded": self._trained + elapsed >= self.request.max_runtime,
-            "Interrupted": interruption is not None and elapsed >= interruption,
+            "Interrupted": self._interrupt.is_set()
+            or (interruption is not None and elapsed >= interruption),
         }
         return next((cause for cause, holds in causes.items() if holds), None)
 

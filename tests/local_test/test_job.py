@@ -42,15 +42,21 @@ def run(new: New) -> New:
     return call
 
 
+def wait_for_output(
+    output: pytest.CaptureFixture[str], thread: threading.Thread, text: str
+) -> None:
+    seen = ""
+    while text not in seen:
+        assert thread.is_alive()
+        time.sleep(0.05)
+        seen += output.readouterr().out
+
+
 def stop_when_ready(job: Job, output: pytest.CaptureFixture[str], times: int = 1) -> None:
     """Run a job, and stop it once its program says that it is ready."""
     thread = threading.Thread(target=job.run)
     thread.start()
-    seen = ""
-    while "ready" not in seen:
-        assert thread.is_alive()
-        time.sleep(0.05)
-        seen += output.readouterr().out
+    wait_for_output(output, thread, "ready")
     for _ in range(times):
         job.stop()
     thread.join()
@@ -137,6 +143,20 @@ def test_an_interrupted_job_without_checkpoints_begins_anew(
 ) -> None:
     assert run("count", interruptions=OFTEN, max_runtime=7).status == "Stopped"
     assert set(capsys.readouterr().out.splitlines()) == {"start 1", "ready"}
+
+
+@pytest.mark.parametrize("notice", [True, False])
+def test_an_interruption_can_come_at_any_time_with_or_without_notice(
+    new: New, tmp_path: Path, capsys: pytest.CaptureFixture[str], notice: bool
+) -> None:
+    job = new("count", checkpoints=tmp_path / "kept")
+    thread = threading.Thread(target=job.run)
+    thread.start()
+    for number in (1, 2):
+        wait_for_output(capsys, thread, f"start {number}\nready")
+        job.interrupt(notice)
+    thread.join()
+    assert (job.status, (tmp_path / "kept/count").read_text()) == ("Completed", "3")
 
 
 def test_interruptions_are_not_billed(run: New, tmp_path: Path) -> None:
