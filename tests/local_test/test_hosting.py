@@ -396,6 +396,16 @@ def test_model_that_cannot_be_loaded_ends_the_command(
     assert served.process.wait(60) == 1
 
 
+def test_sigterm_before_the_endpoint_stands_stops_the_program(
+    pack: Pack, command: Callable[..., Command]
+) -> None:
+    slow = "import time\n" + INFERENCE.replace("return str.upper", "time.sleep(60)")
+    served = command("serve", "--model", pack({"code/inference.py": slow}), "--port", 0)
+    served.wait_for("model in")
+    served.stop()
+    assert "SIGTERM; the program has 30 s" in "".join(served.said)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
