@@ -6,7 +6,7 @@ machine is lost without notice. Each attempt is hit at a random moment after its
 checkpoint. An interruption may cost the steps since the last checkpoint and no more, and the model
 at the end must be that of a job that nobody interrupted.
 
-Usage: python -m bench.interruptions [--count 20] [--every 3] [--epochs 6]
+Usage: python -m bench.interruptions [--count 20] [--every 3] [--epochs 1.5]
 
 Prints a table, and one JSON object as its last line. The exit status is 1 where more was lost.
 """
@@ -78,14 +78,14 @@ def main() -> int:
     parser.add_argument("--image", default="optml-train-cpu:test")
     parser.add_argument("--count", type=int, default=20, help="interruptions")
     parser.add_argument("--every", type=int, default=3, help="steps between checkpoints")
-    parser.add_argument("--epochs", type=int, default=6, help="of 28 steps each")
+    parser.add_argument("--epochs", type=float, default=1.5, help="of 112 steps each")
     arguments = parser.parse_args()
     engine = engine_for(arguments.image)
     if engine is None:
         return 1
     settings = {
-        "recipe": "finetune", "train_batch_size": "16", "epochs": str(arguments.epochs),
-        "checkpoint_steps": str(arguments.every),
+        "recipe": "finetune", "train_batch_size": "4", "max_length": "32",
+        "epochs": str(arguments.epochs), "checkpoint_steps": str(arguments.every),
     }  # fmt: skip
     models = {}
     with tempfile.TemporaryDirectory() as scratch:
