@@ -22,8 +22,8 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from safetensors.numpy import load_file
 from local_test.arguments import engine_for
 from local_test.job import Job, Request
 from local_test.launchers import Contained
+from local_test.programs import Program, Surroundings
 
 MESSAGES = Path(__file__).resolve().parents[1] / "local_test/data/messages.csv"
 
@@ -49,6 +50,13 @@ class Attempt:
     """The steps of its checkpoints."""
     reached: int = 0
     """The last step that it is known to have taken."""
+
+
+class OneCore(Contained):
+    """Containers of one core: on a busy machine two threads mostly wait for each other."""
+
+    def start(self, surroundings: Surroundings, listener: Callable[[str], None]) -> Program:
+        return super().start(replace(surroundings, options=["--cpus=1"]), listener)
 
 
 class Log(io.StringIO):
@@ -97,7 +105,7 @@ def main() -> int:
                 hyperparameters=settings,
                 checkpoints=Path(scratch, f"{name}-checkpoints"),
             )
-            job, log = Job(request, Contained(engine, arguments.image)), Log(count)
+            job, log = Job(request, OneCore(engine, arguments.image)), Log(count)
             log.job = job
             with contextlib.redirect_stdout(log):
                 job.run()
