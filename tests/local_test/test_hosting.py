@@ -60,8 +60,8 @@ def test_program_that_ends_at_start_up_is_told_with_its_status(serve: Serve) -> 
 
 
 def test_program_that_is_not_healthy_in_time_is_told(serve: Serve) -> None:
-    endpoint = serve(replace(QUICK, startup=3), PINGS="503 " * 1000, healthy=False)
-    with pytest.raises(HostingError, match="did not answer 200 within 3 s: status 503"):
+    endpoint = serve(replace(QUICK, startup=10), PINGS="503 " * 1000, healthy=False)
+    with pytest.raises(HostingError, match="did not answer 200 within 10 s: status 503"):
         endpoint.wait_until_healthy()
 
 

@@ -92,7 +92,7 @@ def test_the_script_of_a_failed_job_is_named(run: Run, source: Path, tmp_path: P
 def test_every_option_is_documented_and_there_is_no_other() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     training.add_arguments(parser)
-    section = (ROOT / "docs/local_test.md").read_text(encoding="utf-8").split("\n## train\n")[1]
+    section = (ROOT / "docs/local_test.md").read_text(encoding="utf-8").split("\n## Train\n")[1]
     rows = re.findall(r"^\| `(--[a-z-]+)", section.split("\n## ")[0], re.MULTILINE)
     options = [action.option_strings[0] for action in parser._actions if action.option_strings]
     assert rows == options
