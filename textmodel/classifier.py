@@ -70,7 +70,7 @@ class TextClassifier:
 
         Where the encoder ends in logits, those are its features.
         """
-        features = self.runtime(batch)
+        features = self.runtime(batch, urgent=True)
         return list(zip(features, self.head(features), strict=True))
 
     def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:
@@ -109,7 +109,7 @@ def load_classifier(
     Args:
         directory: the model.
         runtime: `auto`, or one of `runtime.RUNTIMES`.
-        precision: `auto`, `bf16` or `fp32`.
+        precision: `auto`, `int8`, `bf16` or `fp32`.
         task: what a plain model is to be used for; None for what it says by itself.
 
     Raises:

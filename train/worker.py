@@ -76,6 +76,7 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
     from train.checkpoints import Checkpoints
     from train.data import read_splits
     from train.hyperparameters import parse
+    from train.int8 import add_int8
     from train.metrics import check_objective
     from train.models import find_encoder
     from train.recipes import Fitting, load_recipe
@@ -121,6 +122,9 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
             return
         check_weights(directory)
         Artifact(directory, manifest).seal()
+        if settings.int8:
+            with profiler.phase("quantising"):
+                manifest = add_int8(fitting, splits, manifest)
         with profiler.phase("evaluating"):
             measured = _measure(fitting, splits, job, history)
         metrics.report(measured)
