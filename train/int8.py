@@ -42,10 +42,11 @@ LAST_LINES = 20
 def add_int8(fitting: Fitting, splits: Splits, manifest: Manifest) -> Manifest:
     """Add the int8 graph to a sealed model directory; return the manifest with what it is worth.
 
-    A stop, or a graph that cannot be quantised, leaves the model without it.
+    Where the graph cannot be quantised, or at a stop, the model is as it was.
+
+    Raises:
+        Stopped: the job is to end.
     """
-    if fitting.stop.signal:
-        return manifest
     directory, seed = fitting.directory, fitting.settings.seed
     held_out = splits.held_out
     data = held_out.get("validation", held_out.get("test"))
@@ -56,20 +57,26 @@ def add_int8(fitting: Fitting, splits: Splits, manifest: Manifest) -> Manifest:
         Artifact(directory, manifest).seal()
         same = _labels(directory, "fp32", texts) == _labels(directory, "int8", texts)
         agreement = float(same.all(axis=1).mean())
-        fitting.metrics.report({"int8_agreement": agreement})
         found = dataclasses.replace(manifest, int8_agreement=agreement, int8_rows=len(texts))
         sealed = Artifact(directory, found).seal()
-        log.info("on a CPU like this one, serve chooses %s", openvino_precision(sealed.manifest))
-        return found
+    except _Failed as error:
+        log.error("the model is kept without int8, because nncf failed: %s", error)
+        _undo(directory, manifest)
+        return manifest
     except Stopped as error:
         fitting.stop.ignore()
         log.warning("stopped by %s: the model is kept without int8", error)
-    except _Failed as error:
-        log.error("the model is kept without int8, because nncf failed: %s", error)
+        _undo(directory, manifest)
+        raise
+    fitting.metrics.report({"int8_agreement": agreement})
+    log.info("on a CPU like this one, serve chooses %s", openvino_precision(sealed.manifest))
+    return found
+
+
+def _undo(directory: Path, manifest: Manifest) -> None:
     for name in OPENVINO_FILES["int8"]:
         (directory / name).unlink(missing_ok=True)
     Artifact(directory, manifest).seal()
-    return manifest
 
 
 class _Failed(Exception):

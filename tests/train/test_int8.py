@@ -84,7 +84,7 @@ def test_without_being_asked_for_there_is_no_int8(logistic_model: Path) -> None:
     assert (manifest.int8_agreement, manifest.int8_rows) == (None, 0)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 2.0])
 def test_stop_while_quantising_keeps_the_float_model(
     seconds: float, tmp_path: Path, tiny_encoder: Path
 ) -> None:
