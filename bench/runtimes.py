@@ -3,7 +3,7 @@
 * online: batches of 8 texts, of like lengths within each 64, on a thread for each core, as a busy
   server executes them; all texts three times over, so that the first time compiles for each shape.
 * offline: all texts known and sorted, tokenising included.
-* lone: one text of so many tokens while nothing else runs, on one core and on all of them.
+* lone: one text of so many tokens while nothing else runs, each time after one of another length.
 * agreement: the part of the texts that gets the label that fp32 gives it.
 
 Each precision runs in a process of its own, in turns, several times; the best is told.
@@ -82,8 +82,7 @@ def measure(model: Path, texts: Sequence[str], precision: str) -> dict[str, Any]
         "first_online_texts_per_s": first,
         "online_texts_per_s": max(later),
         "offline_texts_per_s": offline,
-        **{f"lone_{n}_one_core_ms": lone(runtime, n, urgent=False) for n in LONE},
-        **{f"lone_{n}_all_cores_ms": lone(runtime, n, urgent=True) for n in LONE},
+        **{f"lone_{length}_ms": lone(runtime, length) for length in LONE},
         "loaded_mb": loaded,
         "served_mb": served,
         "labels": scores.argmax(axis=1).tolist(),
@@ -99,17 +98,18 @@ def online(runtime: Runtime, tokens: Sequence[Tokens]) -> float:
         batches += [window[first : first + size] for first in range(0, len(window), size)]
     started = time.perf_counter()
     with ThreadPoolExecutor(runtime.streams) as streams:
-        list(streams.map(lambda batch: runtime(batch, urgent=True), batches))
+        list(streams.map(runtime, batches))
     return len(tokens) / (time.perf_counter() - started)
 
 
-def lone(runtime: Runtime, length: int, *, urgent: bool) -> float:
+def lone(runtime: Runtime, length: int) -> float:
     """Return the median of 100 executions of one text, in ms."""
-    batch = [Tokens([101] * length)]
+    other, batch = ([Tokens([101] * size)] for size in (length * 2, length))
     seconds = []
     for _ in range(120):
+        runtime(other)
         started = time.perf_counter()
-        runtime(batch, urgent=urgent)
+        runtime(batch)
         seconds.append(time.perf_counter() - started)
     return float(np.median(seconds[20:])) * 1e3
 

@@ -70,7 +70,7 @@ class TextClassifier:
 
         Where the encoder ends in logits, those are its features.
         """
-        features = self.runtime(batch, urgent=True)
+        features = self.runtime(batch)
         return list(zip(features, self.head(features), strict=True))
 
     def predict(self, texts: Sequence[Text], progress: Progress | None = None) -> Array:

@@ -24,6 +24,7 @@ __all__ = [
     "INT8_ROWS",
     "OPENVINO_FILES",
     "RUNTIMES",
+    "OpenVINORuntime",
     "Runtime",
     "load_runtime",
     "openvino_core",
@@ -54,12 +55,15 @@ class Runtime(Protocol):
     bulk_batch_tokens: int
     """How many tokens are worth running together where all texts are known and sorted by length."""
 
-    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
-        """Return the encoder's output, (batch, features).
-
-        An urgent batch, which somebody waits for, gets all cores where nothing else runs.
-        """
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        """Return the encoder's output, (batch, features)."""
         ...
+
+
+# Kernels are made for each number of tokens in a batch, so lengths are rounded up to so many
+# significant binary digits: docs/runtimes.md has what that saves, and what the padding costs.
+_DIGITS = {"int8": 3, "bf16": 16, "fp32": 16}
+_LONE_DIGITS = 2
 
 
 class OpenVINORuntime:
@@ -73,7 +77,7 @@ class OpenVINORuntime:
         self.streams = cpu_count().value
         self._pad_id = pad_id
         self._max_length = artifact.manifest.max_length
-        self._int8 = precision == "int8"
+        self._digits = _DIGITS[precision]
         graph = _graph(artifact, precision)
         compiled = self._compile(graph, precision, self.streams)
         self._inputs = [port.any_name for port in compiled.inputs]
@@ -86,12 +90,14 @@ class OpenVINORuntime:
         if self.streams > 1:
             # The graph is in memory already: docs/runtimes.md says what this one adds.
             self._on_all_cores = self._compile(graph, precision, 1).create_infer_request()
-            self._infer(self._on_all_cores, pad([Tokens([pad_id] * 8)], pad_id))
 
-    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
-        arrays = self._arrays(batch, urgent)
-        with self._request(urgent) as request:
-            return self._infer(request, arrays)[: len(batch)]
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+        longest = max(map(len, batch))
+        with self._request() as (request, digits):
+            width = _rounded(longest, digits)
+            arrays = pad(batch, self._pad_id, width if width <= self._max_length else longest)
+            request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
+            return np.array(request.get_output_tensor(0).data, np.float32)
 
     def _compile(self, graph: Any, precision: str, streams: int) -> Any:
         in_float = _float_precision(precision)
@@ -106,33 +112,23 @@ class OpenVINORuntime:
             },
         )
 
-    def _arrays(self, batch: Sequence[Tokens], urgent: bool) -> dict[str, NDArray[np.int64]]:
-        if not (self._int8 and urgent):
-            return pad(batch, self._pad_id)
-        # Each number of tokens is compiled anew, in int8 for 5 ms and 5 MB a stream: requests
-        # that come in any shape must not have that many.
-        longest = max(map(len, batch))
-        width = _rounded(longest, 4)
-        rows = [*batch, *[batch[-1]] * (_rounded(len(batch), 2) - len(batch))]
-        return pad(rows, self._pad_id, width if width <= self._max_length else longest)
-
     @contextmanager
-    def _request(self, urgent: bool) -> Iterator[Any]:
+    def _request(self) -> Iterator[tuple[Any, int]]:
+        """Yield what executes a batch, and the digits of lengths that are worth executing on it.
+
+        It runs on all cores where nothing else does, else on one.
+        """
         with self._lock:
-            alone = urgent and self._on_all_cores is not None and not self._executing
+            alone = self._on_all_cores is not None and not self._executing
             self._executing += 1
         request = self._on_all_cores if alone else self._requests.get()
         try:
-            yield request
+            yield request, _LONE_DIGITS if alone else self._digits
         finally:
             if not alone:
                 self._requests.put(request)
             with self._lock:
                 self._executing -= 1
-
-    def _infer(self, request: Any, arrays: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
-        request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
-        return np.array(request.get_output_tensor(0).data, np.float32)
 
 
 def _graph(artifact: Artifact, precision: str) -> Any:
@@ -192,7 +188,7 @@ class TorchRuntime:
         self._module = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
         self._module.to(device).eval()
 
-    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
         torch = self._torch
         arrays = pad(batch, self._pad_id)
         inputs = [torch.from_numpy(arrays[name]).to(self._device) for name in self._module.inputs]

@@ -17,7 +17,13 @@ from textmodel import runtime as module
 from textmodel.artifact import Artifact, ArtifactError
 from textmodel.classifier import load_classifier, load_parts
 from textmodel.hardware import Choice, precision
-from textmodel.runtime import RUNTIMES, Runtime, load_runtime, openvino_precision
+from textmodel.runtime import (
+    RUNTIMES,
+    OpenVINORuntime,
+    Runtime,
+    load_runtime,
+    openvino_precision,
+)
 from textmodel.tokenizer import Tokens
 
 TEXTS = ["fire", *(text for text, _ in messages(210, 260)), "word " * 300]
@@ -168,39 +174,38 @@ def test_int8_is_refused_on_torch(int8: Artifact) -> None:
         load_runtime(int8, 0, "torch", "int8")
 
 
-@pytest.mark.parametrize("urgent", [False, True])
-def test_batch_in_int8_equals_single(int8: Artifact, tokens: list[Tokens], urgent: bool) -> None:
+def test_batch_in_int8_equals_single(int8: Artifact, tokens: list[Tokens]) -> None:
     execute = runtime(int8, "openvino", "int8")
-    single = np.concatenate([execute([one], urgent=urgent) for one in tokens])
-    found = execute(tokens, urgent=urgent)
-    assert found.shape == single.shape
-    cosines = (found * single).sum(axis=1)  # of vectors of length 1, with parts in bf16
+    single = np.concatenate([execute([one]) for one in tokens])
+    cosines = (execute(tokens) * single).sum(axis=1)  # of vectors of length 1, in bf16
     assert cosines.min() > 0.999
 
 
-def test_texts_of_the_greatest_length_run_in_int8(int8: Artifact) -> None:
-    # 250 and 255 are no widths that int8 rounds to, and 256 is the last that the model can.
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_texts_of_the_greatest_length_are_executed(int8: Artifact, precision: str) -> None:
+    # 250 and 255 are no widths that lengths are rounded to, and 256 is the last that there is.
     tokens = [Tokens([101] * length) for length in (250, 255, 256)]
     for batch in (tokens, *([one] for one in tokens)):
-        assert np.isfinite(runtime(int8, "openvino", "int8")(batch, urgent=True)).all()
+        assert np.isfinite(runtime(int8, "openvino", precision)(batch)).all()
 
 
-def test_few_shapes_are_executed_in_int8() -> None:
-    widths = [module._rounded(width, 4) for width in range(1, 257)]
-    assert all(0 <= rounded - width <= width / 8 for width, rounded in enumerate(widths, 1))
-    assert len(set(widths)) == 48
-    assert [module._rounded(rows, 2) for rows in range(1, 9)] == [1, 2, 3, 4, 6, 6, 8, 8]
+def test_few_lengths_are_executed() -> None:
+    widths = [module._rounded(width, 3) for width in range(1, 257)]
+    assert all(0 <= rounded - width <= width / 4 for width, rounded in enumerate(widths, 1))
+    assert len(set(widths)) == 28
+    assert [module._rounded(width, 16) for width in range(1, 513)] == [*range(1, 513)]
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
-def test_urgent_batches_get_the_same_answers(artifact: Artifact, tokens: list[Tokens]) -> None:
+def test_lone_batches_get_the_answers_of_those_that_run_with_others(
+    artifact: Artifact, tokens: list[Tokens]
+) -> None:
     execute = runtime(artifact, "openvino")
-    expected = [execute([one]) for one in tokens]
-    alone = [execute([one], urgent=True) for one in tokens]
-    with ThreadPoolExecutor(8) as threads:  # some find the cores idle, some do not
-        together = list(threads.map(lambda one: execute([one], urgent=True), tokens))
-    for found in (alone, together):
-        np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
+    assert isinstance(execute, OpenVINORuntime)
+    with execute._request():  # from here on, there is another one
+        together = [execute([one]) for one in tokens]
+    alone = [execute([one]) for one in tokens]
+    np.testing.assert_allclose(np.concatenate(alone), np.concatenate(together), atol=1e-5)
 
 
 def test_runtime_that_the_model_lacks_is_refused(artifact: Artifact) -> None:
