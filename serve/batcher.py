@@ -317,7 +317,11 @@ class Batcher(Generic[Result]):
         while self._waiting and len(self._window) < WINDOW:
             self._window.append(self._waiting.popleft())
         # What waits is shared out to all streams before any of them gets a full batch.
-        size = min(self._batch_size, math.ceil(len(self._window) / self._streams))
+        waiting = len(self._window)
+        share = math.ceil(waiting / self._streams)
+        # Engines make kernels for each number of texts, so let it be 1, 2, 4 or 8 wherever it can.
+        doubled = 1 << min((share - 1).bit_length(), waiting.bit_length() - 1)
+        size = min(self._batch_size, doubled)
         length = self._window[0].length
         batch: list[_Item[Result]] = []
         widest = length

@@ -27,7 +27,7 @@ _VARIABLES = (
     ("SAGEMAKER_MULTI_MODEL", "false", "true on a multi-model endpoint, as the platform sets it"),
     ("OPTML_HOST", "0.0.0.0", "the address to listen on"),
     ("OPTML_RUNTIME", "auto", "auto, openvino or torch"),
-    ("OPTML_PRECISION", "auto", "auto, bf16 or fp32"),
+    ("OPTML_PRECISION", "auto", "auto, int8, bf16 or fp32"),
     ("OPTML_TIMEOUT", "60", "seconds in which a request is answered or refused; 0: any number"),
     ("OPTML_MAX_REQUESTS", "512", "requests in hand at a time; one more is refused"),
     ("OPTML_MAX_TOKENS", "1000000", "tokens that may wait for the model; more are refused"),
@@ -43,7 +43,7 @@ _CHOICES = {
     "SAGEMAKER_BATCH": ("false", "true"),
     "SAGEMAKER_MULTI_MODEL": ("false", "true"),
     "OPTML_RUNTIME": ("auto", "openvino", "torch"),
-    "OPTML_PRECISION": ("auto", "bf16", "fp32"),
+    "OPTML_PRECISION": ("auto", "int8", "bf16", "fp32"),
     "OPTML_MODELS_EVICT": ("false", "true"),
     "OPTML_ACCESS_LOG": ("auto", "all"),
 }

@@ -15,11 +15,11 @@ SMALL_RECIPES: dict[str, dict[str, str]] = {
 }
 
 
-def _finished(factory: pytest.TempPathFactory, recipe: str) -> Path:
+def _finished(factory: pytest.TempPathFactory, recipe: str, **more: str) -> Path:
     root = make_tree(
         factory.mktemp(recipe) / "ml",
         {"train": as_csv(messages(0, 150)), "test": as_csv(messages(150, 210))},
-        {"recipe": recipe} | SMALL_RECIPES[recipe],
+        {"recipe": recipe} | SMALL_RECIPES[recipe] | more,
     )
     code, log = train(root)
     assert code == 0, log
@@ -43,3 +43,9 @@ def logistic_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finetuned_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the /opt/ml tree of a finished job with the recipe finetune."""
     return _finished(tmp_path_factory, "finetune")
+
+
+@pytest.fixture(scope="session")
+def int8_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the /opt/ml tree of a finished job with the recipe logistic, in int8 too."""
+    return _finished(tmp_path_factory, "logistic", int8="true")

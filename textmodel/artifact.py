@@ -55,6 +55,9 @@ class Manifest:
     """Whether each label has a probability of its own, because a text may have any number."""
     pairs: bool = False
     """Whether it was trained on pairs of texts."""
+    int8_agreement: float | None = None
+    """Of the rows that it was compared on, the part that the int8 graph labels as fp32 does."""
+    int8_rows: int = 0
     files: dict[str, str] = field(default_factory=dict)
     """sha256 of every other file, by its path relative to the directory."""
     format_version: int = FORMAT_VERSION

@@ -115,7 +115,7 @@ def load_classifier(
     Args:
         directory: the model.
         runtime: `auto`, or one of `runtime.RUNTIMES`.
-        precision: `auto`, `bf16` or `fp32`.
+        precision: `auto`, `int8`, `bf16` or `fp32`.
         task: what a plain model is to be used for; None for what it says by itself.
 
     Raises:

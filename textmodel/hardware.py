@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-__all__ = ["Choice", "cpu_count", "device", "free_memory", "precision"]
+__all__ = ["Choice", "cpu_count", "cpu_int8", "device", "free_memory", "precision"]
 
 T = TypeVar("T")
 
 _BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+# What lacks these adds pairs of products in 16 bits, where large ones are cut off.
+_INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni")
 _CGROUP_MEMORY = (
     # limit, usage and counters of cgroup v2 and v1; cached pages, and those of them in use
     ("memory.max", "memory.current", "memory.stat",
@@ -90,11 +93,22 @@ def precision(device: str, requested: str = "auto") -> Choice[str]:
         if torch.cuda.get_device_capability() >= (8, 0):
             return Choice("precision", "bf16", "the GPU has bf16 tensor cores")
         return Choice("precision", "fp32", "the GPU has no bf16 tensor cores")
-    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
-    present = next((flag for flag in _BF16_FLAGS if flag in flags), None)
+    bf16 = _cpu_flag("bf16", _BF16_FLAGS)
+    return Choice("precision", "bf16" if bf16.value else "fp32", bf16.reason)
+
+
+def cpu_int8() -> Choice[bool]:
+    """Return whether the CPU multiplies int8 in hardware, and exactly."""
+    return _cpu_flag("int8", _INT8_FLAGS)
+
+
+def _cpu_flag(name: str, flags: Sequence[str]) -> Choice[bool]:
+    """Return whether the CPU has one of the flags."""
+    found = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    present = next((flag for flag in flags if flag in found), None)
     if present:
-        return Choice("precision", "bf16", f"the CPU has {present}")
-    return Choice("precision", "fp32", f"the CPU has none of {', '.join(_BF16_FLAGS)}")
+        return Choice(name, True, f"the CPU has {present}")
+    return Choice(name, False, f"the CPU has none of {', '.join(flags)}")
 
 
 def _cgroup_quota(cgroup: Path) -> float | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
@@ -12,13 +15,32 @@ from weakref import WeakValueDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from textmodel.artifact import Artifact, ArtifactError
-from textmodel.hardware import Choice, cpu_count, device, precision
+from textmodel.artifact import Artifact, ArtifactError, Manifest
+from textmodel.hardware import Choice, cpu_count, cpu_int8, device, precision
 from textmodel.tokenizer import Tokens, pad
 
-__all__ = ["OPENVINO_FILES", "RUNTIMES", "Runtime", "load_runtime", "openvino_core"]
+__all__ = [
+    "INT8_AGREEMENT",
+    "INT8_ROWS",
+    "OPENVINO_FILES",
+    "RUNTIMES",
+    "OpenVINORuntime",
+    "Runtime",
+    "load_runtime",
+    "openvino_core",
+    "openvino_precision",
+]
 
-OPENVINO_FILES = ("openvino/encoder.xml", "openvino/encoder.bin")
+OPENVINO_FILES = {
+    "float": ("openvino/encoder.xml", "openvino/encoder.bin"),
+    "int8": ("openvino/encoder_int8.xml", "openvino/encoder_int8.bin"),
+}
+"""The graphs that `train` exports, each of two files."""
+
+INT8_AGREEMENT = 0.995
+"""The part of rows that int8 must label as fp32 does, to be chosen without being asked for."""
+INT8_ROWS = 200
+"""The rows that must have been compared at least: of fewer, one more or less would decide."""
 
 
 class Runtime(Protocol):
@@ -38,6 +60,12 @@ class Runtime(Protocol):
         ...
 
 
+# Kernels are made for each number of tokens in a batch, so lengths are rounded up to so many
+# significant binary digits: docs/runtimes.md has what that saves, and what the padding costs.
+_DIGITS = {"int8": 3, "bf16": 16, "fp32": 16}
+_LONE_DIGITS = 2
+
+
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
 
@@ -47,41 +75,70 @@ class OpenVINORuntime:
 
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
         self.streams = cpu_count().value
-        compiled = openvino_core().compile_model(
-            _graph(artifact),
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[precision],
-                "NUM_STREAMS": self.streams,
-                "INFERENCE_NUM_THREADS": self.streams,
-                "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
-            },
-        )
         self._pad_id = pad_id
+        self._max_length = artifact.manifest.max_length
+        self._digits = _DIGITS[precision]
+        graph = _graph(artifact, precision)
+        compiled = self._compile(graph, precision, self.streams)
         self._inputs = [port.any_name for port in compiled.inputs]
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.streams):
             self._requests.put(compiled.create_infer_request())
+        self._lock = threading.Lock()
+        self._executing = 0
+        self._on_all_cores: Any = None
+        if self.streams > 1:
+            # The graph is in memory already: docs/runtimes.md says what this one adds.
+            self._on_all_cores = self._compile(graph, precision, 1).create_infer_request()
 
     def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
-        arrays = pad(batch, self._pad_id)
-        request = self._requests.get()
-        try:
+        longest = max(map(len, batch))
+        with self._request() as (request, digits):
+            width = _rounded(longest, digits)
+            arrays = pad(batch, self._pad_id, width if width <= self._max_length else longest)
             request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
             return np.array(request.get_output_tensor(0).data, np.float32)
+
+    def _compile(self, graph: Any, precision: str, streams: int) -> Any:
+        in_float = _float_precision(precision)
+        return openvino_core().compile_model(
+            graph,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[in_float],
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": self.streams,
+                "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
+            },
+        )
+
+    @contextmanager
+    def _request(self) -> Iterator[tuple[Any, int]]:
+        """Yield what executes a batch, and the digits of lengths that are worth executing on it.
+
+        It runs on all cores where nothing else does, else on one.
+        """
+        with self._lock:
+            alone = self._on_all_cores is not None and not self._executing
+            self._executing += 1
+        request = self._on_all_cores if alone else self._requests.get()
+        try:
+            yield request, _LONE_DIGITS if alone else self._digits
         finally:
-            self._requests.put(request)
+            if not alone:
+                self._requests.put(request)
+            with self._lock:
+                self._executing -= 1
 
 
-def _graph(artifact: Artifact) -> Any:
-    """Return the path of the graph that `train` exported; of a plain directory, one made now.
+def _graph(artifact: Artifact, precision: str) -> Any:
+    """Return the graph that `train` exported; of a plain directory, one made now.
 
     Raises:
         ArtifactError: a file is not the one that was written, or there can be no graph.
     """
     if not artifact.plain:
-        xml, _ = (artifact.file(name) for name in OPENVINO_FILES)
-        return xml
+        return openvino_core().read_model(*map(artifact.file, _files(precision)))
     from textmodel.encoder import convert_openvino, load_encoder
 
     manifest = artifact.manifest
@@ -166,20 +223,72 @@ def load_runtime(
         chosen = Choice("runtime", "openvino", "the fastest on CPUs")
     else:
         chosen = Choice("runtime", "torch", "the model has no OpenVINO graph")
-    if chosen.value == "openvino":
-        on = Choice("device", "cpu", "OpenVINO runs on the CPU")
-    precise = precision(on.value, requested_precision)
-    choices: list[Choice[Any]] = [on, chosen, precise, cpu_count()]
     if chosen.value not in artifact.manifest.runtimes:
         raise ArtifactError(
             f"the model cannot run on {chosen.value}; "
             f"it was written for {', '.join(artifact.manifest.runtimes)}"
         )
     if chosen.value == "openvino":
+        on = Choice("device", "cpu", "OpenVINO runs on the CPU")
+        precise = openvino_precision(artifact.manifest, requested_precision)
         # A plain model has no checksums to tell whether its encoder is another's, too.
         load = OpenVINORuntime if artifact.plain else _shared
-        return load(artifact, pad_id, precise.value), choices
+        return load(artifact, pad_id, precise.value), [on, chosen, precise, cpu_count()]
+    if requested_precision == "int8":
+        raise ArtifactError(f"precision int8 needs the runtime openvino; this is {chosen}, {on}")
+    precise = precision(on.value, requested_precision)
+    choices: list[Choice[Any]] = [on, chosen, precise, cpu_count()]
     return TorchRuntime(artifact, pad_id, on.value, precise.value), choices
+
+
+def openvino_precision(manifest: Manifest, requested: str = "auto") -> Choice[str]:
+    """Return `int8` where the graph is there, answers as fp32 does and the CPU is made for it.
+
+    Raises:
+        ArtifactError: it is requested, but there is no such graph.
+    """
+    there = set(OPENVINO_FILES["int8"]) <= manifest.files.keys()
+    if requested == "int8" and not there:
+        raise ArtifactError(
+            "the model has no int8 graph, so precision int8 is not possible: train it with the "
+            "hyperparameter int8=true, or choose another precision"
+        )
+    otherwise = precision("cpu", requested)
+    if requested != "auto" or not there:
+        return otherwise
+    rows, agreement = manifest.int8_rows, manifest.int8_agreement or 0.0
+    if rows < INT8_ROWS:
+        reason = f"int8 is there, but was compared with fp32 on {rows} texts only"
+    elif agreement < INT8_AGREEMENT:
+        reason = (
+            f"int8 is there, but agrees only on {_percent(agreement)}, "
+            f"below {_percent(INT8_AGREEMENT)}"
+        )
+    elif not (supported := cpu_int8()).value:
+        reason = f"int8 is there, but {supported.reason}"
+    else:
+        reason = f"labels agree with fp32 on {_percent(agreement)} of {rows} texts"
+        return Choice("precision", "int8", reason)
+    return replace(otherwise, reason=reason)
+
+
+def _percent(part: float) -> str:
+    return f"{math.floor(part * 1000) / 10:g} %"  # never rounded up to what it is not
+
+
+def _files(precision: str) -> tuple[str, str]:
+    return OPENVINO_FILES["int8" if precision == "int8" else "float"]
+
+
+def _float_precision(chosen: str) -> str:
+    """Return the precision of what is not in int8."""
+    return precision("cpu").value if chosen == "int8" else chosen
+
+
+def _rounded(number: int, digits: int) -> int:
+    """Return the next whole number, from this one on, of so many significant binary digits."""
+    zeros = max(number.bit_length() - digits, 0)
+    return -(-number >> zeros) << zeros
 
 
 _loaded: WeakValueDictionary[tuple[object, ...], OpenVINORuntime] = WeakValueDictionary()
@@ -192,13 +301,13 @@ def _shared(artifact: Artifact, pad_id: int, precision: str) -> OpenVINORuntime:
     That is every model with a head on the same frozen encoder: each further one costs next to
     nothing. The last that is released takes the encoder with it.
     """
-    checksums = [artifact.manifest.files.get(name) for name in OPENVINO_FILES]
+    checksums = [artifact.manifest.files.get(name) for name in _files(precision)]
     key = (*checksums, pad_id, precision)
     with _loading:
         runtime = _loaded.get(key)
         if runtime is None:
             _loaded[key] = runtime = OpenVINORuntime(artifact, pad_id, precision)
             return runtime
-    for name in OPENVINO_FILES:
+    for name in _files(precision):
         artifact.file(name)
     return runtime

@@ -62,13 +62,15 @@ def characters_of(text: Text) -> int:
     return len(text) if isinstance(text, str) else sum(map(len, text))
 
 
-def pad(batch: Sequence[Tokens], pad_id: int) -> dict[str, NDArray[np.int64]]:
-    """Pad tokens on the right to the longest of the batch.
+def pad(
+    batch: Sequence[Tokens], pad_id: int, width: int | None = None
+) -> dict[str, NDArray[np.int64]]:
+    """Pad tokens on the right to `width`, or to the longest of the batch.
 
     Returns:
         `input_ids`, `attention_mask` and `token_type_ids`, each (batch, tokens).
     """
-    width = max(map(len, batch))
+    width = width or max(map(len, batch))
     input_ids = np.full((len(batch), width), pad_id, np.int64)
     attention_mask = np.zeros((len(batch), width), np.int64)
     token_type_ids = np.zeros((len(batch), width), np.int64)

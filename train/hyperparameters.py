@@ -189,6 +189,11 @@ class Hyperparameters(BaseModel):
     checkpoint_steps: int | None = _option(None, "steps between two checkpoints", "finetune", ge=1)
     checkpoint_minutes: float = _option(5.0, "minutes between two checkpoints", "finetune", gt=0)
 
+    int8: bool = _option(
+        False,
+        "also write the encoder in int8 for CPUs, which serve runs where it answers as fp32 does",
+    )
+
     # Watching.
     rules: str | None = _option(
         None,

@@ -37,6 +37,9 @@ FITTING: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """What each recipe reports while it fits."""
 
+OPTIONAL = {"oob_accuracy": "oob_score", "int8_agreement": "int8"}
+"""What is reported only where a hyperparameter asks for it, and which."""
+
 MEASURED = ("accuracy", "macro_f1", "micro_f1")
 """What is reported of the finished model, as `<split>_<metric>`."""
 
@@ -93,6 +96,7 @@ def names(recipes: Iterable[str] = FITTING, splits: Collection[str] = SPLITS) ->
     """Return the names of what these recipes report where these splits are held out."""
     fitting = [name for recipe in recipes for name in FITTING[recipe]]
     measured = [f"{split}_{metric}" for split in SPLITS for metric in MEASURED]
+    measured.append("int8_agreement")
     missing = tuple(f"{split}_" for split in SPLITS if split not in splits)
     return [name for name in dict.fromkeys(fitting + measured) if not name.startswith(missing)]
 
@@ -108,8 +112,7 @@ def check_objective(
     """Warn where a tuning job waits for a metric that this job does not report."""
     objective = str(hyperparameters.get("_tuning_objective_metric") or "").strip('"')
     reported = names([settings.recipe], splits)
-    if not settings.oob_score:
-        reported = [name for name in reported if name != "oob_accuracy"]
+    reported = [name for name in reported if getattr(settings, OPTIONAL.get(name, "recipe"))]
     if objective and objective not in reported:
         log.warning(
             "the tuning job's objective %s is none of what this job reports (%s): unless its Regex "

@@ -24,6 +24,7 @@ from train.stopping import Stop
 from train.world import World
 
 if TYPE_CHECKING:  # slow to import
+    from textmodel.artifact import Manifest
     from train.data import Splits
     from train.hyperparameters import Hyperparameters
     from train.metrics import Metrics
@@ -125,11 +126,9 @@ def _run(job: Job, stop: Stop, world: World, metrics: Metrics, profiler: Profile
             return
         check_weights(directory)
         Artifact(directory, manifest).seal()
-        with profiler.phase("evaluating"):
-            measured = _measure(fitting, splits, job, history)
-        metrics.report(measured)
+        manifest = _finish(fitting, splits, job, history, manifest)
         stop.ignore()  # the model is finished: half of what follows would spoil it
-        Artifact(directory, dataclasses.replace(manifest, metrics=measured)).seal()
+        Artifact(directory, manifest).seal()
         size = sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
     log.info(
         "model written to %s: recipe %s, %d labels, %.0f MB, %.0f s",
@@ -164,27 +163,43 @@ def _identity(settings: Hyperparameters, splits: Splits, encoder: Path, world: W
     return f"{settings.recipe}-{digest.hexdigest()[:12]}"
 
 
+def _finish(
+    fitting: Fitting, splits: Splits, job: Job, history: History, manifest: Manifest
+) -> Manifest:
+    """Quantise the model, if asked to, and measure it. A stop ends this, but keeps the model."""
+    stop, profiler = fitting.stop, fitting.profiler
+    if stop.signal:
+        return manifest
+    try:
+        if fitting.settings.int8:
+            from train.int8 import add_int8
+
+            with profiler.phase("quantising"):
+                manifest = add_int8(fitting, splits, manifest)
+        with profiler.phase("evaluating"):
+            measured = _measure(fitting, splits, job, history)
+        fitting.metrics.report(measured)
+    except Stopped as error:
+        stop.ignore()
+        log.warning("stopped by %s: the model is kept without having been measured", error)
+        return manifest
+    return dataclasses.replace(manifest, metrics=measured)
+
+
 def _measure(fitting: Fitting, splits: Splits, job: Job, history: History) -> dict[str, float]:
-    """Classify the held-out rows as the server will. A stop ends this, but keeps the model."""
+    """Classify the held-out rows as the server will, and write what that says of the model."""
     from textmodel.classifier import load_classifier
     from train.evaluate import evaluate
     from train.report import page
 
-    stop, watchers = fitting.stop, fitting.watchers
-    if stop.signal:
-        return {}
-    try:
-        evaluation = evaluate(load_classifier(fitting.directory), splits)
-        for split, measured in evaluation.splits.items():
-            watchers.look_at_predictions(split, measured.truth, measured.predictions)
-        html = page(fitting, evaluation.reports, history, job.output_data / "profile.csv")
-        evaluation.reports["watching"] = watchers.report() | {"stopped": stop.requested}
-        evaluation.write(job.output_data)
-        (job.output_data / "report.html").write_text(html, encoding="utf-8")
-    except Stopped as error:
-        stop.ignore()
-        log.warning("stopped by %s: the model is kept without having been measured", error)
-        return {}
+    watchers = fitting.watchers
+    evaluation = evaluate(load_classifier(fitting.directory), splits)
+    for split, measured in evaluation.splits.items():
+        watchers.look_at_predictions(split, measured.truth, measured.predictions)
+    html = page(fitting, evaluation.reports, history, job.output_data / "profile.csv")
+    evaluation.reports["watching"] = watchers.report() | {"stopped": fitting.stop.requested}
+    evaluation.write(job.output_data)
+    (job.output_data / "report.html").write_text(html, encoding="utf-8")
     return evaluation.metrics
 
 

@@ -112,10 +112,10 @@ def test_a_lone_text_runs_at_once_and_alone(gate: Gate) -> None:
 
 
 def test_texts_of_like_length_run_together(gate: Gate) -> None:
-    batcher = Batcher(gate, streams=1, batch_size=3)
+    batcher = Batcher(gate, streams=1, batch_size=2)
     occupy(batcher, gate)
-    job = submit(batcher, [[0] * length for length in (50, 4, 5, 51, 49, 6)])
-    assert [sorted(batch) for batch in after(batcher, gate, job)] == [[49, 50, 51], [4, 5, 6]]
+    job = submit(batcher, [[0] * length for length in (50, 4, 51, 5)])
+    assert [sorted(batch) for batch in after(batcher, gate, job)] == [[50, 51], [4, 5]]
 
 
 def test_a_batch_has_no_more_tokens_than_allowed_padding_included(gate: Gate) -> None:
@@ -134,6 +134,14 @@ def test_the_longest_waiting_text_is_in_the_next_batch_however_odd_its_length(ga
     occupy(batcher, gate)
     job = submit(batcher, [[0] * 500, *([0] * 5 for _ in range(WINDOW * 2))])
     assert 500 in after(batcher, gate, job)[0]
+
+
+@pytest.mark.parametrize(("texts", "batches"), [(3, [2, 1]), (7, [4, 2, 1]), (21, [8, 8, 4, 1])])
+def test_few_sizes_of_batches_are_executed(gate: Gate, texts: int, batches: list[int]) -> None:
+    batcher = Batcher(gate, streams=1, batch_size=8)
+    occupy(batcher, gate)
+    job = submit(batcher, [[1]] * texts)
+    assert [len(batch) for batch in after(batcher, gate, job)] == batches
 
 
 def test_what_waits_is_shared_out_to_all_streams(gate: Gate) -> None:

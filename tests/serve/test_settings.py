@@ -31,7 +31,9 @@ def test_a_port_that_is_none_is_refused(value: str) -> None:
 
 
 def test_a_choice_that_is_none_names_the_choices() -> None:
-    with pytest.raises(SettingsError, match="OPTML_PRECISION=int4 is none of auto, bf16, fp32"):
+    with pytest.raises(
+        SettingsError, match="OPTML_PRECISION=int4 is none of auto, int8, bf16, fp32"
+    ):
         Settings.from_environment({"OPTML_PRECISION": "int4"})
 
 

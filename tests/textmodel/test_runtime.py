@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import subprocess
 import sys
@@ -12,9 +13,17 @@ import numpy as np
 import pytest
 
 from tests.train.trees import messages
+from textmodel import runtime as module
 from textmodel.artifact import Artifact, ArtifactError
 from textmodel.classifier import load_classifier, load_parts
-from textmodel.runtime import RUNTIMES, Runtime, load_runtime
+from textmodel.hardware import Choice, precision
+from textmodel.runtime import (
+    RUNTIMES,
+    OpenVINORuntime,
+    Runtime,
+    load_runtime,
+    openvino_precision,
+)
 from textmodel.tokenizer import Tokens
 
 TEXTS = ["fire", *(text for text, _ in messages(210, 260)), "word " * 300]
@@ -100,6 +109,103 @@ def test_choices_are_told_with_their_reasons(artifact: Artifact) -> None:
     assert told["runtime"] == "runtime=openvino (as requested)"
     assert told["device"] == "device=cpu (OpenVINO runs on the CPU)"
     assert told.keys() == {"device", "runtime", "precision", "cpus"}
+
+
+@pytest.fixture(scope="module")
+def int8(int8_model: Path) -> Artifact:
+    return Artifact.open(int8_model / "model")
+
+
+def compared(artifact: Artifact, agreement: float, rows: int = 1904) -> Artifact:
+    """Return a model of which int8 agreed with fp32 on this part of so many rows."""
+    manifest = dataclasses.replace(artifact.manifest, int8_agreement=agreement, int8_rows=rows)
+    return Artifact(artifact.directory, manifest)
+
+
+@pytest.fixture
+def made_for_int8(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cpu_int8", lambda: Choice("int8", True, "the CPU has it"))
+
+
+@pytest.mark.usefixtures("made_for_int8")
+def test_int8_that_labels_as_fp32_does_is_chosen(int8: Artifact) -> None:
+    chosen = openvino_precision(compared(int8, 0.9979).manifest)
+    assert str(chosen) == "precision=int8 (labels agree with fp32 on 99.7 % of 1904 texts)"
+
+
+@pytest.mark.usefixtures("made_for_int8")
+@pytest.mark.parametrize(
+    ("agreement", "rows", "reason"),
+    [
+        (0.9811, 1904, "int8 is there, but agrees only on 98.1 %, below 99.5 %"),
+        (0.99499, 1904, "int8 is there, but agrees only on 99.4 %, below 99.5 %"),
+        (1.0, 199, "int8 is there, but was compared with fp32 on 199 texts only"),
+    ],
+)
+def test_int8_that_may_label_otherwise_is_not_chosen(
+    agreement: float, rows: int, reason: str, int8: Artifact
+) -> None:
+    chosen = openvino_precision(compared(int8, agreement, rows).manifest)
+    assert chosen == Choice("precision", precision("cpu").value, reason)
+
+
+def test_int8_is_not_chosen_on_a_cpu_that_is_not_made_for_it(
+    int8: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "cpu_int8", lambda: Choice("int8", False, "the CPU has no VNNI"))
+    chosen = openvino_precision(compared(int8, 1.0).manifest)
+    assert chosen.value == precision("cpu").value
+    assert chosen.reason == "int8 is there, but the CPU has no VNNI"
+
+
+@pytest.mark.parametrize("requested", ["int8", "bf16", "fp32"])
+def test_requested_precision_wins(requested: str, int8: Artifact) -> None:
+    chosen = openvino_precision(compared(int8, 0.5).manifest, requested)
+    assert chosen == Choice("precision", requested, "as requested")
+
+
+def test_int8_that_the_model_lacks_is_refused(artifact: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=r"no int8 graph.* train it with .* int8=true"):
+        load_runtime(artifact, 0, "openvino", "int8")
+
+
+def test_int8_is_refused_on_torch(int8: Artifact) -> None:
+    with pytest.raises(ArtifactError, match=r"int8 needs the runtime openvino.* runtime=torch"):
+        load_runtime(int8, 0, "torch", "int8")
+
+
+def test_batch_in_int8_equals_single(int8: Artifact, tokens: list[Tokens]) -> None:
+    execute = runtime(int8, "openvino", "int8")
+    single = np.concatenate([execute([one]) for one in tokens])
+    cosines = (execute(tokens) * single).sum(axis=1)  # of vectors of length 1, in bf16
+    assert cosines.min() > 0.999
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_texts_of_the_greatest_length_are_executed(int8: Artifact, precision: str) -> None:
+    # 250 and 255 are no widths that lengths are rounded to, and 256 is the last that there is.
+    tokens = [Tokens([101] * length) for length in (250, 255, 256)]
+    for batch in (tokens, *([one] for one in tokens)):
+        assert np.isfinite(runtime(int8, "openvino", precision)(batch)).all()
+
+
+def test_few_lengths_are_executed() -> None:
+    widths = [module._rounded(width, 3) for width in range(1, 257)]
+    assert all(0 <= rounded - width <= width / 4 for width, rounded in enumerate(widths, 1))
+    assert len(set(widths)) == 28
+    assert [module._rounded(width, 16) for width in range(1, 513)] == [*range(1, 513)]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+def test_lone_batches_get_the_answers_of_those_that_run_with_others(
+    artifact: Artifact, tokens: list[Tokens]
+) -> None:
+    execute = runtime(artifact, "openvino")
+    assert isinstance(execute, OpenVINORuntime)
+    with execute._request():  # from here on, there is another one
+        together = [execute([one]) for one in tokens]
+    alone = [execute([one]) for one in tokens]
+    np.testing.assert_allclose(np.concatenate(alone), np.concatenate(together), atol=1e-5)
 
 
 def test_runtime_that_the_model_lacks_is_refused(artifact: Artifact) -> None:

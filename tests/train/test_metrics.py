@@ -170,7 +170,8 @@ def test_names_are_those_that_a_job_prints(
     settings |= {"label_separator": "|"} if several_labels else {}
     tree = make_tree(tmp_path, {name: as_csv(part) for name, part in channels.items()}, settings)
     run(Job(tree), Stop(), World())
-    assert set(re.findall(r"\[metric\] (\w+)=", caplog.text)) == set(names([recipe]))
+    printed = set(re.findall(r"\[metric\] (\w+)=", caplog.text))
+    assert printed | {"int8_agreement"} == set(names([recipe]))
     assert points(tmp_path / "output/tensorboard")
 
 
@@ -181,6 +182,7 @@ def test_names_are_those_that_a_job_prints(
         ("validation_loss", {"recipe": "finetune"}, ["test"]),
         ("loss", {"recipe": "logistic"}, ["test"]),
         ("oob_accuracy", {"recipe": "forest"}, ["test"]),
+        ("int8_agreement", {"recipe": "forest"}, ["test"]),
     ],
 )
 def test_objective_that_is_not_reported_is_told_of(
