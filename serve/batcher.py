@@ -221,9 +221,10 @@ class Batcher(Generic[Result]):
     def _turn(self) -> None:
         """Execute a batch; what is left has its turn after the other models'."""
         try:
-            now = time.monotonic()
+            batch = self._next_batch()
+            now = time.monotonic()  # not before: what came meanwhile did not start before it came
             alive = []
-            for item in self._next_batch():
+            for item in batch:
                 if item.job.deadline < now:
                     item.job.fail(TooLate("the model had no turn for this request in time"))
                 if not item.job.over:

@@ -390,3 +390,20 @@ def test_the_streams_end_with_the_batcher() -> None:
     for stream in streams:
         stream.join(60)
     assert not any(stream.is_alive() for stream in streams)
+
+
+class LateBatcher(Batcher[int]):
+    """Its turns begin a moment before they take a batch."""
+
+    def _next_batch(self) -> list:  # type: ignore[type-arg]
+        time.sleep(0.1)
+        return super()._next_batch()
+
+
+def test_what_comes_while_a_turn_begins_does_not_start_before_it_came() -> None:
+    batcher = LateBatcher(sums, streams=1, batch_size=8)
+    first = submit(batcher, [[1]])
+    time.sleep(0.05)
+    second = submit(batcher, [[2]])
+    assert (first.results(), second.results()) == ([1], [2])
+    assert second.submitted <= second.started <= second.finished
