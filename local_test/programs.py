@@ -165,10 +165,11 @@ class _Running:
 
     def _read(self) -> None:
         assert self._client.stdout
-        for line in self._client.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if self._listener:
-                self._listener(self.lines[-1])
+        with self._client.stdout as output:
+            for line in output:
+                self.lines.append(line.rstrip("\n"))
+                if self._listener:
+                    self._listener(self.lines[-1])
 
 
 class Process(_Running):

@@ -152,14 +152,14 @@ class Jobs:
 
     @cached_property
     def stopped(self) -> Stop:
-        """A job that gets SIGTERM half-way."""
-        hyperparameters = {**self._options.hyperparameters, **self._options.stop_hyperparameters}
-        for part in (2, 4, 8):
+        """A job that gets SIGTERM half-way; one that is said to be long, when others have ended."""
+        long = self._options.stop_hyperparameters
+        hyperparameters = {**self._options.hyperparameters, **long}
+        for wait in [self.seconds + 1] if long else [self.seconds / part for part in (2, 4, 8)]:
             tree = self._tree(hyperparameters)
             program = self._start(tree, self.trials.kept)
             try:
                 started = time.monotonic()
-                wait = self.seconds / part
                 while program.returncode is None and time.monotonic() - started < wait:
                     time.sleep(0.1)
                 process_1 = self._subject.process_1(program)

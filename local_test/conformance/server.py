@@ -78,6 +78,11 @@ class Server:
             return False
 
     @property
+    def alive(self) -> bool:
+        """Whether it runs and accepts connections."""
+        return self.program.returncode is None and self.ping().status > 0
+
+    @property
     def last_words(self) -> str:
         words = [line for line in self.program.lines if line.strip()]
         return words[-1].strip()[:200] if words else "it said nothing"

@@ -66,6 +66,7 @@ def output_fn(prediction, accept, *context):
 """
 """A user's code in the form that AWS's inference toolkits run, and ours."""
 
+LOADS = 3
 HALF_WAY_SECONDS = 0.5
 """From the first half of a request to SIGTERM, and from there to the second half."""
 
@@ -116,7 +117,9 @@ class Servers:
         """
         if not self.trials.works:
             raise NotApplicable("no server became healthy (rule serve-becomes-healthy)")
-        if self._best is None or self._best.program.returncode is not None:
+        if self._best is None or not self._best.alive:
+            if self._best:
+                self._best.close()
             self._best = self._under(self.trials.kept)
             if not self._best.ready:
                 raise NotApplicable("the server was lost to an earlier rule, and does not return")
@@ -156,6 +159,8 @@ class Servers:
         source = model or self._subject.model or self._subject.new_directory("no-model")
         if not read_only:
             source = shutil.copytree(source, self._subject.new_directory("model") / "copy")
+            for path in (source, *source.rglob("*")):
+                path.chmod(0o777)
         surroundings = Surroundings(
             environment={
                 **ENVIRONMENT,
@@ -176,10 +181,11 @@ class Servers:
 
     @cached_property
     def load(self) -> Load:
-        """What many clients at once see; where pings fail, what they see the second time."""
-        seen = load(self.answering, self._options.sample)
-        if any(ping.status != 200 for ping in seen.pings):
+        """What many clients at once see; where pings fail, again, as this machine may be busy."""
+        for _ in range(LOADS):
             seen = load(self.answering, self._options.sample)
+            if all(ping.status == 200 for ping in seen.pings):
+                break
         return seen
 
     @cached_property
