@@ -1,0 +1,227 @@
+"""Training jobs of an image: one as strict as it stands, and those that go wrong on purpose."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from local_test.conformance.rules import NotApplicable
+from local_test.conformance.trials import Trials, search
+from local_test.opt_ml import build, quote_as_sdk_v2
+from local_test.programs import Container, Mount, Surroundings
+
+if TYPE_CHECKING:
+    from local_test.conformance.subject import Subject
+
+__all__ = ["DEMANDS", "SECRET", "Job", "Jobs", "Stop"]
+
+DEMANDS = (
+    "train-offline", "train-read-only-root", "train-read-only-input",
+    "train-quoted-hyperparameters", "train-reserved-hyperparameters", "train-lean-resources",
+)  # fmt: skip
+"""Rules whose demands one job is put under, all together where it stands that."""
+
+SECRET = {"CONFORM_SECRET_TOKEN": "hf_conformConformConformConformConf"}
+RESERVED = {
+    "sagemaker_container_log_level": "20",
+    "sagemaker_job_name": '"conform"',
+    "sagemaker_region": '"eu-central-1"',
+    "_tuning_objective_metric": "accuracy",
+}
+"""What SDK 2 and the tuning service add to a user's hyperparameters."""
+
+LEAN_RESOURCES = {
+    "current_host": "algo-1",
+    "hosts": ["algo-1"],
+    "network_interface_name": "ethwe",
+}
+"""What the SDKs' local modes write, with an interface that no container has."""
+
+ENVIRONMENT = {
+    "TRAINING_JOB_NAME": "conform",
+    "TRAINING_JOB_ARN": "arn:aws:sagemaker:eu-central-1:123456789012:training-job/conform",
+    "AWS_REGION": "eu-central-1",
+    **SECRET,
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training job that has ended, or was ended."""
+
+    code: int | None
+    """Exit status; None where it ran for longer than it may."""
+    seconds: float
+    lines: Sequence[str]
+    tree: Path
+
+    @property
+    def failure(self) -> str | None:
+        """What stands in /opt/ml/output/failure."""
+        file = self.tree / "output/failure"
+        return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+    @property
+    def model(self) -> list[Path]:
+        return sorted(path for path in (self.tree / "model").rglob("*") if not path.is_dir())
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return f"still ran after {self.seconds:.0f} s"
+        told = f"exit status {self.code} after {self.seconds:.1f} s"
+        if not self.code:
+            return told
+        lines = [line for line in (self.failure or "").splitlines() or self.lines if line.strip()]
+        cause = lines[0] if self.failure and lines else "".join(lines[-1:])
+        return f"{told}: {cause[:200]}" if cause else told
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A job that was stopped on its way."""
+
+    job: Job
+    grace: float
+    seconds: float
+    """From SIGTERM to its end."""
+    process_1: str
+
+
+class Jobs:
+    """The jobs that rules look at, each run once, when the first rule asks for it."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._options = subject.options
+        self._quick: list[float] = []
+
+    @cached_property
+    def trials(self) -> Trials[Job]:
+        """Jobs under the demands that were asked for."""
+        demands = [demand for demand in DEMANDS if demand in self._options.rules]
+        if not self._options.hyperparameters:
+            demands = [name for name in demands if name != "train-quoted-hyperparameters"]
+        return search(demands, self._under, lambda job: job.code == 0)
+
+    @property
+    def done(self) -> Job:
+        """A job that went well.
+
+        Raises:
+            NotApplicable: there is none.
+        """
+        if not self.trials.works:
+            raise NotApplicable("no job went well (rule train-completes)")
+        return self.trials.best
+
+    @property
+    def seconds(self) -> float:
+        """What the quickest job that went well took: the first has to warm the machine's caches."""
+        return min(self.done.seconds, *self._quick)
+
+    @cached_property
+    def empty(self) -> Job:
+        """A job without hyperparameters."""
+        if not self._options.hyperparameters:
+            return self.trials.best
+        return self._run(self._tree({}), self.trials.kept)
+
+    @cached_property
+    def again(self) -> Job:
+        """A job that finds what one before it left, as after a spot interruption."""
+        tree = self.done.tree
+        (tree / "output/failure").unlink(missing_ok=True)
+        return self._run(tree, self.trials.kept)
+
+    @cached_property
+    def failing(self) -> Job:
+        """A job that cannot go well, for want of data."""
+        for channels in self._useless():
+            tree = self._tree(self._options.hyperparameters, channels)
+            if not channels:
+                (tree / "input/config/inputdataconfig.json").unlink()
+            job = self._run(tree, self.trials.kept)
+            if job.code or job.failure is not None:
+                return job
+        raise NotApplicable("jobs without data, and on files of noise, go well too")
+
+    @cached_property
+    def stopped(self) -> Stop:
+        """A job that gets SIGTERM half-way; one that is said to be long, when others have ended."""
+        long = self._options.stop_hyperparameters
+        hyperparameters = {**self._options.hyperparameters, **long}
+        for wait in [self.seconds + 1] if long else [self.seconds / part for part in (2, 4, 8)]:
+            tree = self._tree(hyperparameters)
+            program = self._start(tree, self.trials.kept)
+            try:
+                started = time.monotonic()
+                while program.returncode is None and time.monotonic() - started < wait:
+                    time.sleep(0.1)
+                process_1 = self._subject.process_1(program)
+                if program.returncode is None:
+                    grace = self._options.grace or 120.0
+                    seconds = program.stop(grace)
+                    job = Job(program.returncode, time.monotonic() - started, program.lines, tree)
+                    return Stop(job, grace, seconds, process_1)
+            finally:
+                program.remove()
+        raise NotApplicable("the job is over too soon to be stopped; give --stop-hyperparameter")
+
+    def _under(self, demands: frozenset[str]) -> Job:
+        hyperparameters = dict(self._options.hyperparameters)
+        if "train-quoted-hyperparameters" in demands:
+            hyperparameters = {k: quote_as_sdk_v2(v) for k, v in hyperparameters.items()}
+        if "train-reserved-hyperparameters" in demands:
+            hyperparameters |= RESERVED
+        tree = self._tree(hyperparameters)
+        if "train-lean-resources" in demands:
+            (tree / "input/config/resourceconfig.json").write_text(json.dumps(LEAN_RESOURCES))
+        return self._run(tree, demands)
+
+    def _useless(self) -> list[dict[str, Path]]:
+        """Return channels from which nothing can be learnt."""
+        nothing, noise = self._subject.new_directory("empty"), self._subject.new_directory("noise")
+        (noise / "data.csv").write_bytes(bytes(range(256)) * 16)
+        names = self._options.data
+        return [{}, dict.fromkeys(names, nothing), dict.fromkeys(names, noise)]
+
+    def _tree(
+        self, hyperparameters: Mapping[str, str], channels: Mapping[str, Path] | None = None
+    ) -> Path:
+        tree = self._subject.new_directory("job")
+        build(tree, self._options.data if channels is None else channels, {}, hyperparameters)
+        return tree
+
+    def _start(self, tree: Path, demands: frozenset[str]) -> Container:
+        offline = "train-offline" in demands
+        mounts = [Mount(tree, "/opt/ml")]
+        if "train-read-only-input" in demands:
+            mounts.append(Mount(tree / "input", "/opt/ml/input", read_only=True))
+        surroundings = Surroundings(
+            environment={**ENVIRONMENT, **self._options.environment},
+            mounts=mounts,
+            network="none" if offline else "bridge",
+            hostname="algo-1" if offline else "",
+            read_only="train-read-only-root" in demands,
+            options=[] if offline else ["--hostname", "algo-1"],
+        )
+        return Container(self._subject.engine, self._options.image, ["train"], surroundings)
+
+    def _run(self, tree: Path, demands: frozenset[str]) -> Job:
+        started = time.monotonic()
+        program = self._start(tree, demands)
+        try:
+            code: int | None = program.wait(self._options.max_runtime)
+        except TimeoutError:
+            code = None
+        finally:
+            program.remove()
+        job = Job(code, time.monotonic() - started, program.lines, tree)
+        if code == 0:
+            self._quick.append(job.seconds)
+        return job

@@ -1,0 +1,68 @@
+"""Many clients at once, and what pings and connections take meanwhile."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from local_test.conformance.client import PING_SECONDS, Answer
+from local_test.conformance.samples import Sample
+from local_test.conformance.server import Server
+
+__all__ = ["CLIENTS", "Load", "all_at_once", "load"]
+
+CLIENTS = 64
+SECONDS = 4.0
+PAUSE = 0.1
+
+
+@dataclass
+class Load:
+    """What clients, pings and connections saw."""
+
+    answers: list[Answer] = field(default_factory=list)
+    pings: list[Answer] = field(default_factory=list)
+    connections: list[float] = field(default_factory=list)
+    """Seconds until a connection was accepted; infinite where it was not."""
+
+
+def load(server: Server, sample: Sample) -> Load:
+    """Let each of many clients ask again and again for some seconds, and ping all the while."""
+    seen = Load()
+    over = threading.Event()
+
+    def client() -> None:
+        while not over.is_set():
+            seen.answers.append(server.invoke(sample))
+
+    threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    until = time.monotonic() + SECONDS
+    while time.monotonic() < until:
+        seen.connections.append(_connect(server.place))
+        seen.pings.append(server.ping())
+        time.sleep(PAUSE)
+    over.set()
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+def all_at_once(server: Server, samples: list[Sample], rounds: int) -> list[tuple[Sample, Answer]]:
+    """Ask all samples at the same time, each `rounds` times; return what each got."""
+    wanted = [sample for _ in range(rounds) for sample in samples]
+    with ThreadPoolExecutor(len(samples)) as clients:
+        return list(zip(wanted, clients.map(server.invoke, wanted), strict=True))
+
+
+def _connect(place: tuple[str, int]) -> float:
+    started = time.monotonic()
+    try:
+        socket.create_connection(place, timeout=PING_SECONDS).close()
+    except OSError:
+        return float("inf")
+    return time.monotonic() - started

@@ -1,0 +1,139 @@
+"""An image on trial: what is known of it, and what it runs, had when a rule first asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from local_test.arguments import ArgumentError
+from local_test.conformance.image import Image
+from local_test.conformance.jobs import Jobs
+from local_test.conformance.rules import NotApplicable
+from local_test.conformance.samples import DEFAULT, MESSAGES, Sample
+from local_test.conformance.servers import Servers
+from local_test.programs import Container, Engine
+
+__all__ = ["Options", "Subject"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user tells of an image."""
+
+    image: str
+    rules: frozenset[str] = frozenset()
+    """Ids of the rules that are to be looked at."""
+    train: bool = False
+    serve: bool = False
+    """Found out where neither is told."""
+    model: Path | None = None
+    data: Mapping[str, Path] = field(default_factory=lambda: {"train": MESSAGES})
+    hyperparameters: Mapping[str, str] = field(default_factory=dict)
+    stop_hyperparameters: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    sample: Sample = DEFAULT
+    grace: float | None = None
+    """Seconds from SIGTERM to SIGKILL; the platform's own if None: 120 for jobs, 30 for servers."""
+    startup: float = 480.0
+    max_runtime: float = 900.0
+
+
+class Subject:
+    """The image, its jobs and its servers."""
+
+    def __init__(self, engine: Engine, options: Options, directory: Path, network: str) -> None:
+        self.engine = engine
+        self.options = options
+        self.network = network
+        """Of `Engine.network`: from it nothing outside is reached."""
+        self.image = Image(engine, options.image)
+        self._directory = directory
+        self._jobs = Jobs(self)
+        self._servers = Servers(self)
+
+    @cached_property
+    def abilities(self) -> frozenset[str]:
+        """`train`, `serve` or both.
+
+        Raises:
+            ArgumentError: that cannot be seen.
+        """
+        told = {"train": self.options.train, "serve": self.options.serve}
+        if any(told.values()):
+            return frozenset(name for name, is_told in told.items() if is_told)
+        found = {name for name in told if self.image.program(name)}
+        found |= {"train", "serve"} & set(self.image.command[:1])
+        if self.image.entrypoint and "8080/tcp" in (self.image.config.get("ExposedPorts") or {}):
+            found.add("serve")
+        if not found:
+            raise ArgumentError(
+                f"it cannot be seen whether {self.options.image} trains or serves: there is no "
+                "program train or serve on its PATH; say --train, --serve or both"
+            )
+        return frozenset(found)
+
+    @property
+    def jobs(self) -> Jobs:
+        """The training jobs.
+
+        Raises:
+            NotApplicable: the image does not train.
+        """
+        if "train" not in self.abilities:
+            raise NotApplicable("the image does not train")
+        return self._jobs
+
+    @property
+    def servers(self) -> Servers:
+        """The servers.
+
+        Raises:
+            NotApplicable: the image does not serve.
+        """
+        if "serve" not in self.abilities:
+            raise NotApplicable("the image does not serve")
+        return self._servers
+
+    @cached_property
+    def model(self) -> Path | None:
+        """A directory with the model that was given, or else that a job made; readable by all."""
+        source = self.options.model
+        if source is None:
+            if "train" not in self.abilities or not self._jobs.trials.works:
+                return None
+            source = self._jobs.trials.best.tree / "model"
+        target = self.new_directory("model") / "model"
+        if source.is_dir():
+            shutil.copytree(source, target)
+        else:
+            target.mkdir()
+            with tarfile.open(source) as archive:
+                archive.extractall(target, filter="data")
+        for parent, _, names in os.walk(target):
+            Path(parent).chmod(0o755)
+            for name in names:
+                Path(parent, name).chmod(0o644)
+        return target
+
+    def new_directory(self, name: str) -> Path:
+        """Return an empty directory that containers of any user may write to."""
+        number = len(list(self._directory.iterdir()))
+        directory = self._directory / f"{number}-{name}"
+        directory.mkdir()
+        directory.chmod(0o777)
+        return directory
+
+    def process_1(self, program: Container) -> str:
+        """Return the command line of a container's first process, empty if it has ended."""
+        listing = self.engine.run("top", program.name, "-eo", "pid,args", check=False)
+        return "".join(listing.splitlines()[1:2]).strip().partition(" ")[2].strip()
+
+    def close(self) -> None:
+        """End what runs."""
+        self._servers.close()
+        self.image.close()

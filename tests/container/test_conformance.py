@@ -1,0 +1,252 @@
+"""`conform` on images that are broken on purpose: each fault is seen by its rule, and no other."""
+
+from __future__ import annotations
+
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from local_test.conformance import conform
+from local_test.conformance.results import Result, Verdict
+from local_test.conformance.rules import Needs, Rule, chosen
+from local_test.conformance.subject import Options
+from local_test.programs import Engine, find_engine
+
+pytestmark = pytest.mark.container
+
+Docker = Callable[..., subprocess.CompletedProcess[str]]
+Build = Callable[..., str]
+
+FAULTY = Path(__file__).parent / "faulty"
+
+SLOW_RULES = {
+    *("ping-under-load", "accepts-under-load", "answers-under-load", "answers-kept-apart"),
+    *("body-of-25-mb", "own-faults", "no-tracebacks"),
+    *("train-empty-hyperparameters", "train-starts-again", "train-ends-on-sigterm"),
+}
+"""Those that need seconds, or a job or server of their own: for their own faults alone."""
+
+SERVING_FAULTS = {
+    "downloads": "serve-offline",
+    "writes-to-root": "serve-read-only-root",
+    "writes-to-model": "serve-read-only-model",
+    "needs-root": "serve-any-user",
+    "takes-empty-for-set": "serve-empty-variables",
+    "prints-environment": "serve-keeps-secrets",
+    "ping-before-load": "ping-means-ready",
+    "ping-with-body": "ping-empty",
+    "ping-by-get-alone": "ping-methods",
+    "predicts-one-at-a-time": "ping-under-load",
+    "resets-when-busy": "answers-under-load",
+    "mixes-answers": "answers-kept-apart",
+    "charset-unparsed": "content-type-charset",
+    "types-have-case": "content-type-case",
+    "400-for-unknown-types": "content-type-unknown",
+    "accept-compared-whole": "accept-list",
+    "accept-ignored": "accept-unknown",
+    "answers-without-type": "answer-has-type",
+    "limits-bodies-to-5-mb": "body-of-25-mb body-of-100-mb",
+    "reads-no-chunks": "body-in-chunks",
+    "dies-of-broken-bodies": "body-that-breaks-off",
+    "fails-on-empty-text": "odd-texts",
+    "drops-attributes": "custom-attributes",
+    "logs-no-ids": "inference-id",
+    "500-for-broken-json": "broken-body",
+    "answers-with-traceback": "no-tracebacks",
+    "long-errors": "short-errors",
+    "takes-own-faults-for-clients": "own-faults",
+    "stays-without-model": "serve-ends-without-model",
+    "ignores-sigterm": "serve-ends-on-sigterm",
+    "ends-with-143": "serve-ends-with-0",
+    "drops-requests-in-flight": "requests-in-flight",
+    "port-is-fixed": "bind-to-port",
+    "odd-execution-parameters": "execution-parameters",
+    "joins-lines": "lines-of-json",
+}
+"""By fault, the rules that see it."""
+
+TRAINING_FAULTS = {
+    "downloads": "train-offline",
+    "writes-to-root": "train-read-only-root",
+    "writes-to-input": "train-read-only-input",
+    "takes-quotes-for-text": "train-quoted-hyperparameters",
+    "refuses-reserved-hyperparameters": "train-reserved-hyperparameters",
+    "needs-optional-resources": "train-lean-resources",
+    "needs-hyperparameters": "train-empty-hyperparameters",
+    "prints-hyperparameters-and-environment": "train-keeps-secrets",
+    "no-model": "train-writes-model",
+    "model-with-links": "train-model-without-links",
+    "failure-file-on-success": "train-no-failure-on-success",
+    "starts-only-once": "train-starts-again",
+    "fails-with-status-0": "train-failure-status",
+    "no-failure-file": "train-failure-file",
+    "long-failure": "train-failure-length",
+    "traceback-first": "train-failure-cause",
+    "ignores-sigterm": "train-ends-on-sigterm",
+}
+
+
+@pytest.fixture(scope="module")
+def engine(docker: Docker) -> Engine:
+    found = find_engine()
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def build(docker: Docker, image: Callable[[str], str]) -> Iterator[Build]:
+    """Yield a function from build arguments to an image of the faulty programs."""
+    prefix = f"test-conform-{uuid.uuid4().hex[:8]}"
+    built: list[str] = []
+    options = ("build", "--quiet", "--build-arg", f"BASE={image('serve')}")
+
+    def make(*arguments: str) -> str:
+        built.append(f"{prefix}:{len(built)}")
+        pairs = [word for argument in arguments for word in ("--build-arg", argument)]
+        docker(*options, *pairs, "--tag", built[-1], str(FAULTY))
+        return built[-1]
+
+    yield make
+    if built:
+        docker("image", "rm", "--force", *built)
+
+
+@pytest.fixture(scope="module")
+def mirror(docker: Docker, image: Callable[[str], str]) -> Iterator[dict[str, str]]:
+    """Yield the variable that names a host in reach of containers with a network, and no others."""
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    server = ("python3", "-m", "http.server", "8080")
+    docker("run", "--detach", "--name", name, image("serve"), *server)
+    form = "{{.NetworkSettings.IPAddress}}"
+    yield {"MIRROR": docker("inspect", f"--format={form}", name).stdout.strip()}
+    docker("rm", "--force", name)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("model")
+    (directory / "model.json").write_text('{"words": 7}')
+    return directory
+
+
+def rules_for(needs: set[Needs], *further: str) -> list[Rule]:
+    """Return the quick rules of these needs, and further ones."""
+    return [
+        one
+        for one in chosen([], [])
+        if (one.needs in needs and one.id not in SLOW_RULES) or one.id in further
+    ]
+
+
+def judged(engine: Engine, image: str, rules: list[Rule], **told: object) -> list[Result]:
+    ids = frozenset(one.id for one in rules)
+    options = Options(image=image, rules=ids, startup=20, grace=10, **told)  # type: ignore[arg-type]
+    return conform(engine, options, rules)
+
+
+def failed(results: list[Result]) -> dict[str, str]:
+    return {one.rule: one.seen for one in results if one.verdict is Verdict.FAILED}
+
+
+@pytest.mark.parametrize("fault", SERVING_FAULTS)
+def test_a_fault_of_a_server_is_seen_by_its_rule_alone(
+    engine: Engine, build: Build, model: Path, mirror: dict[str, str], fault: str
+) -> None:
+    expected = SERVING_FAULTS[fault].split()
+    rules = rules_for({Needs.START, Needs.SERVER}, *expected)
+    image = build(f"FAULT={fault}")
+    results = judged(engine, image, rules, serve=True, model=model, environment=mirror)
+    assert list(failed(results)) == expected, failed(results)
+
+
+@pytest.mark.parametrize("fault", TRAINING_FAULTS)
+def test_a_fault_of_a_job_is_seen_by_its_rule_alone(
+    engine: Engine, build: Build, mirror: dict[str, str], fault: str
+) -> None:
+    expected = TRAINING_FAULTS[fault].split()
+    rules = rules_for({Needs.TRAINING}, *expected)
+    results = judged(
+        engine,
+        build(f"FAULT={fault}"),
+        rules,
+        train=True,
+        environment=mirror,
+        hyperparameters={"epochs": "1", "name": "bert"},
+        stop_hyperparameters={"seconds": "60"},
+    )
+    assert list(failed(results)) == expected, failed(results)
+
+
+def test_an_image_without_fault_passes_all_rules(engine: Engine, build: Build, model: Path) -> None:
+    results = judged(
+        engine,
+        build("FAULT=none"),
+        [
+            one for one in chosen([], []) if one.id != "image-sdk3-tools"
+        ],  # pip, which the base lacks
+        stop_hyperparameters={"seconds": "60"},
+        hyperparameters={"epochs": "1"},
+    )
+    told = {one.rule for one in results if one.verdict is Verdict.NOT_APPLICABLE}
+    assert (failed(results), told) == ({}, {"image-manifest", "multi-models"})
+
+
+@pytest.mark.parametrize(
+    ("command", "rules"),
+    [("train", "train-ends-on-sigterm"), ("serve", "serve-ends-on-sigterm")],
+)
+def test_a_shell_as_process_1_keeps_sigterm_from_the_program(
+    engine: Engine, build: Build, model: Path, command: str, rules: str
+) -> None:
+    results = judged(
+        engine,
+        build("SHELL_FIRST=yes"),
+        chosen([f"{command}-*"], ["serve-ends-without-model"]),
+        stop_hyperparameters={"seconds": "60"},
+        model=model,
+    )
+    assert list(failed(results)) == [rules], failed(results)
+    assert "/bin/sh" in failed(results)[rules]
+
+
+def test_the_label_of_several_models_without_their_routes_is_seen(
+    engine: Engine, build: Build, model: Path
+) -> None:
+    image = build("MULTI_MODELS=true")
+    results = judged(engine, image, chosen(["multi-*", "serve-*"], []), serve=True, model=model)
+    assert list(failed(results)) == ["multi-models"]
+
+
+METADATA = {
+    "image-entrypoint": 'ENTRYPOINT train "$@"',
+    "image-user": "USER 1000",
+    "image-opt-ml": "RUN mkdir -p /opt/ml/code && touch /opt/ml/code/train.py",
+    "image-driver": "RUN touch /usr/lib/x86_64-linux-gnu/libcuda.so.1",
+    "image-compiler": "RUN ln -s /bin/true /usr/bin/gcc",
+    "image-command": 'CMD ["bash"]',
+    "image-sdk3-tools": "RUN rm /usr/bin/pip3",
+}
+"""By rule, a line of a Dockerfile that breaks it."""
+
+SOUND = """\
+FROM debian:bookworm-slim
+RUN for name in train python3 pip3; do ln -s /bin/true /usr/bin/$name; done
+CMD ["train"]
+"""
+
+
+@pytest.mark.parametrize("rule", ["", *METADATA])
+def test_a_fault_of_an_image_is_seen_without_running_it(
+    engine: Engine, docker: Docker, tmp_path: Path, rule: str
+) -> None:
+    (tmp_path / "Dockerfile").write_text(SOUND + METADATA.get(rule, ""))
+    name = f"test-conform-{uuid.uuid4().hex[:8]}"
+    docker("build", "--quiet", "--tag", name, str(tmp_path))
+    try:
+        results = judged(engine, name, chosen(["image-*"], []), train=True)
+    finally:
+        docker("image", "rm", "--force", name)
+    assert list(failed(results)) == ([rule] if rule else [])
