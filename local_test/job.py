@@ -239,7 +239,7 @@ class Job:
         if cause != "Failed":
             self._enter("Interrupted" if cause == "Interrupted" else "Stopping")
         count = [status for status, _ in self.transitions].count("Interrupted")
-        grace = self.request.grace
+        grace = 0 if self._hurry.is_set() else self.request.grace
         say(f"{CAUSES[cause].format(count=count)}: SIGTERM now, SIGKILL after {grace:g} s")
         deadline = time.monotonic() + grace
         for program in programs:
