@@ -172,7 +172,7 @@ def test_the_documented_rules_are_the_codes() -> None:
 def test_the_documented_options_exist() -> None:
     parser = argparse.ArgumentParser()
     conformance.add_arguments(parser)
-    section = DOCS.split("## Conform\n")[1]
+    section = DOCS.split("## Conform\n")[1].split("\n## ")[0]
     options = set(re.findall(r"(--[a-z][a-z-]+)", section))
     assert options
     assert options <= set(parser.format_help().replace("[", " ").replace("]", " ").split())
