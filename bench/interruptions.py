@@ -4,7 +4,8 @@ The job is stopped and started again as the platform does it: SIGTERM, SIGKILL 1
 /opt/ml with nothing but the checkpoints. Every other time SIGKILL follows at once, as where a
 machine is lost without notice. Each attempt is hit at a random moment after its first or second
 checkpoint. An interruption may cost the steps since the last checkpoint and no more, and the model
-at the end must be that of a job that nobody interrupted.
+at the end must be that of a job that nobody interrupted. Lost is what the log tells of: a killed
+attempt may have taken further steps, fewer than there are between two checkpoints.
 
 Usage: python -m bench.interruptions [--count 20] [--every 3] [--epochs 1.5]
 

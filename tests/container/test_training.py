@@ -103,15 +103,15 @@ def test_a_container_is_alone_and_knows_its_job(run: Run, output: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "output"),
+    ("options", "said"),
     [
         (["--container-entrypoint=echo"], "\n"),
         (["--container-entrypoint=echo 'a b'", "--container-arguments=c d"], "a b c d\n"),
         (["--container-arguments=ls /opt/ml/input"], "config\ndata\n"),
     ],
 )
-def test_entry_point_and_arguments_replace_train(run: Run, options: list[str], output: str) -> None:
-    assert run("exit 1", *options).stdout == output
+def test_entry_point_and_arguments_replace_train(run: Run, options: list[str], said: str) -> None:
+    assert run("exit 1", *options).stdout == said
 
 
 def test_network_isolation_can_be_lifted(run: Run) -> None:
