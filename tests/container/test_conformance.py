@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
+import socket
 import subprocess
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +17,10 @@ import pytest
 from local_test.conformance import conform
 from local_test.conformance.results import Result, Verdict
 from local_test.conformance.rules import Needs, Rule, chosen
+from local_test.conformance.samples import Sample
 from local_test.conformance.subject import Options
 from local_test.programs import Engine, find_engine
+from tests.container.running import wait_for
 
 pytestmark = pytest.mark.container
 
@@ -21,6 +28,8 @@ Docker = Callable[..., subprocess.CompletedProcess[str]]
 Build = Callable[..., str]
 
 FAULTY = Path(__file__).parent / "faulty"
+NGINX = Path(__file__).parent / "nginx_gunicorn"
+DOCS = Path(__file__).resolve().parents[2] / "docs/local_test.md"
 
 SLOW_RULES = {
     *("ping-under-load", "accepts-under-load", "answers-under-load", "answers-kept-apart"),
@@ -250,3 +259,91 @@ def test_a_fault_of_an_image_is_seen_without_running_it(
     finally:
         docker("image", "rm", "--force", name)
     assert list(failed(results)) == ([rule] if rule else [])
+
+
+@pytest.fixture
+def registry(program: Callable[[str], str], tmp_path: Path) -> Iterator[str]:
+    """Yield the address of a registry that asks nobody who they are."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{probe.getsockname()[1]}"
+    storage = {"filesystem": {"rootdirectory": str(tmp_path / "data")}}
+    configuration = {"version": "0.1", "storage": storage, "http": {"addr": host}}
+    # JSON is YAML, which is what the registry reads.
+    (tmp_path / "config.yml").write_text(json.dumps(configuration))
+    command = [program("docker-registry"), "serve", str(tmp_path / "config.yml")]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as server:
+        wait_for(lambda: ask_registry(host, "") is not None)
+        yield host
+        server.terminate()
+
+
+def ask_registry(
+    host: str, path: str, kind: str = "*/*", body: bytes | None = None
+) -> bytes | None:
+    """Return what a GET, or a PUT of the body, is answered with; None without an answer."""
+    headers = {"Accept": kind, "Content-Type": kind}
+    url, method = f"http://{host}/v2/{path}", "PUT" if body else "GET"
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            answer: bytes = response.read()
+            return answer
+    except OSError:
+        return None
+
+
+def test_an_oci_index_is_seen_in_the_registry(
+    engine: Engine, docker: Docker, registry: str, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    name, docker_type = (
+        f"{registry}/conform:1",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+    docker("build", "--quiet", "--tag", name, "--file", str(tmp_path / "Dockerfile"), str(tmp_path))
+    docker("push", name)
+    docker("image", "rm", "--force", name)
+    manifest = ask_registry(registry, "conform/manifests/1", docker_type)
+    assert manifest
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    entry = {"mediaType": docker_type, "digest": digest, "size": len(manifest)}
+    kind = "application/vnd.oci.image.index.v1+json"
+    index = {"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}
+    assert (
+        ask_registry(registry, "conform/manifests/2", kind, json.dumps(index).encode()) is not None
+    )
+
+    rules = chosen(["image-manifest"], [])
+    (good,) = judged(engine, name, rules, train=True)
+    (bad,) = judged(engine, name.replace(":1", ":2"), rules, train=True)
+    assert (good.verdict, bad.verdict) == (Verdict.PASSED, Verdict.FAILED)
+    assert kind in bad.seen
+
+
+def documented(heading: str) -> list[str]:
+    """Return the rules of the table under a heading of the documentation."""
+    section = DOCS.read_text(encoding="utf-8").split(f"### {heading}\n")[1].split("\n### ")[0]
+    return re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)
+
+
+def test_the_common_shape_of_container_breaks_the_rules_that_the_docs_name(
+    engine: Engine, docker: Docker, image: Callable[[str], str], tmp_path: Path
+) -> None:
+    rows = [f"class{i % 3},{i % 3}.{i},{i % 3}.5" for i in range(30)]
+    (tmp_path / "rows.csv").write_text("\n".join(rows))
+    name = f"test-conform-{uuid.uuid4().hex[:8]}"
+    base = f"BASE={image('serve')}"
+    docker("build", "--quiet", "--tag", name, "--build-arg", base, str(NGINX))
+    rules = documented("nginx, gunicorn and Flask")
+    try:
+        results = judged(
+            engine,
+            name,
+            chosen([*rules, "train-completes", "serve-answers"], []),
+            data={"training": tmp_path},
+            sample=Sample(b"0.5,0.5\n2.5,2.5\n", "text/csv"),
+        )
+    finally:
+        docker("image", "rm", "--force", name)
+    assert set(failed(results)) == set(rules)
