@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ def main() -> None:
             ping = _start(program, server.port, "/ping", PINGS_A_SECOND, left)
             for what, process in (("request", post), ("ping", ping)):
                 output, _ = process.communicate()
+                if process.returncode:
+                    sys.exit(f"no figures for {rate} requests a second")
                 for status, values in json.loads(output).items():
                     name = f"{rate} a second, {what}: {status}"
                     results[name] = dict(zip(KEYS, values, strict=True))

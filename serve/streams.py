@@ -61,7 +61,9 @@ def giving_way(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T
 
 def _stand_back() -> None:
     if sys.platform == "linux":  # elsewhere it is the process that has a priority
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
+        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
 
 
 @cache
