@@ -66,14 +66,16 @@ class TextClassifier:
         return self.manifest.multi_label
 
     def execute(self, batch: Sequence[Tokens]) -> list[tuple[Array, Array]]:
-        """Execute one batch; returns what the encoder gave, (features,), and the scores, (labels,).
+        """Execute one batch that somebody waits for.
 
-        Where the encoder ends in logits, those are its features.
+        Returns:
+            Of each text what the encoder gave, (features,), and the scores, (labels,). Where the
+            encoder ends in logits, those are its features.
 
         Raises:
             ArithmeticError: a number is none, for which no format of answers has a place.
         """
-        features = self.runtime(batch)
+        features = self.runtime(batch, urgent=True)
         scores = self.head(features)
         if not (np.isfinite(features).all() and np.isfinite(scores).all()):
             raise ArithmeticError("the model gives numbers that are NaN or infinite")

@@ -55,8 +55,14 @@ class Runtime(Protocol):
     bulk_batch_tokens: int
     """How many tokens are worth running together where all texts are known and sorted by length."""
 
-    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
-        """Return the encoder's output, (batch, features)."""
+    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
+        """Return the encoder's output, (batch, features).
+
+        Args:
+            batch: the texts.
+            urgent: whether somebody waits: it then runs as fast as what else is running lets it,
+                which may change the last bits of the output.
+        """
         ...
 
 
@@ -91,9 +97,9 @@ class OpenVINORuntime:
             # The graph is in memory already: docs/runtimes.md says what this one adds.
             self._on_all_cores = self._compile(graph, precision, 1).create_infer_request()
 
-    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         longest = max(map(len, batch))
-        with self._request() as (request, digits):
+        with self._request(urgent) as (request, digits):
             width = _rounded(longest, digits)
             arrays = pad(batch, self._pad_id, width if width <= self._max_length else longest)
             request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
@@ -113,13 +119,13 @@ class OpenVINORuntime:
         )
 
     @contextmanager
-    def _request(self) -> Iterator[tuple[Any, int]]:
+    def _request(self, urgent: bool) -> Iterator[tuple[Any, int]]:
         """Yield what executes a batch, and the digits of lengths that are worth executing on it.
 
-        It runs on all cores where nothing else does, else on one.
+        An urgent one runs on all cores where nothing else does, else on one.
         """
         with self._lock:
-            alone = self._on_all_cores is not None and not self._executing
+            alone = urgent and self._on_all_cores is not None and not self._executing
             self._executing += 1
         request = self._on_all_cores if alone else self._requests.get()
         try:
@@ -188,7 +194,7 @@ class TorchRuntime:
         self._module = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
         self._module.to(device).eval()
 
-    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         torch = self._torch
         arrays = pad(batch, self._pad_id)
         inputs = [torch.from_numpy(arrays[name]).to(self._device) for name in self._module.inputs]

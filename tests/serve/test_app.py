@@ -501,8 +501,8 @@ def test_a_text_whose_result_is_no_number_fails_alone(
     client = client_of(load(logistic_model))
     whole = OpenVINORuntime.__call__
 
-    def nothing_for_long_texts(self: OpenVINORuntime, batch: list[Tokens]) -> Any:
-        features = whole(self, batch)
+    def nothing_for_long_texts(self: OpenVINORuntime, batch: list[Tokens], **how: bool) -> Any:
+        features = whole(self, batch, **how)
         features[[len(tokens) > 100 for tokens in batch]] = np.nan
         return features
 

@@ -32,7 +32,7 @@ class Lengths:
     batch_tokens = 1024
     bulk_batch_tokens = 4
 
-    def __call__(self, batch: Sequence[Tokens]) -> NDArray[np.float32]:
+    def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         width = max(map(len, batch))
         return np.array([(tokens.ids[0], width) for tokens in batch], np.float32)
 

@@ -186,7 +186,9 @@ def test_texts_of_the_greatest_length_are_executed(int8: Artifact, precision: st
     # 250 and 255 are no widths that lengths are rounded to, and 256 is the last that there is.
     tokens = [Tokens([101] * length) for length in (250, 255, 256)]
     for batch in (tokens, *([one] for one in tokens)):
-        assert np.isfinite(runtime(int8, "openvino", precision)(batch)).all()
+        for urgent in (False, True):
+            execute = runtime(int8, "openvino", precision)
+            assert np.isfinite(execute(batch, urgent=urgent)).all()
 
 
 def test_few_lengths_are_executed() -> None:
@@ -202,10 +204,21 @@ def test_lone_batches_get_the_answers_of_those_that_run_with_others(
 ) -> None:
     execute = runtime(artifact, "openvino")
     assert isinstance(execute, OpenVINORuntime)
-    with execute._request():  # from here on, there is another one
-        together = [execute([one]) for one in tokens]
-    alone = [execute([one]) for one in tokens]
+    with execute._request(urgent=True):  # from here on, there is another one
+        together = [execute([one], urgent=True) for one in tokens]
+    alone = [execute([one], urgent=True) for one in tokens]
     np.testing.assert_allclose(np.concatenate(alone), np.concatenate(together), atol=1e-5)
+
+
+def test_batches_that_nobody_waits_for_get_the_same_bytes_whatever_else_runs(
+    artifact: Artifact, tokens: list[Tokens]
+) -> None:
+    execute = runtime(artifact, "openvino")
+    assert isinstance(execute, OpenVINORuntime)
+    alone = [execute([one]) for one in tokens]
+    with execute._request(urgent=True):
+        together = [execute([one]) for one in tokens]
+    np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(together))
 
 
 def test_runtime_that_the_model_lacks_is_refused(artifact: Artifact) -> None:
