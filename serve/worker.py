@@ -85,6 +85,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def finish_request(self, conn: TConn, fs: Any) -> None:
         self._in_hand -= 1
+        if conn.sock.fileno() < 0:  # `handle` closed it, and gunicorn would count it off twice
+            self.nr_conns -= 1
+            return
         super().finish_request(conn, fs)
 
     def handle(self, conn: TConn) -> Any:
