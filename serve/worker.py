@@ -148,6 +148,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._uploads -= not conn.whole
         if self._held and self._uploads < self._most_uploads:
             self._submit(self._held.popleft())
+        if conn.sock.fileno() < 0:  # `handle` closed it, and gunicorn would count it off twice
+            self.nr_conns -= 1
+            return
         super().finish_request(conn, fs)
 
     def handle(self, conn: Connection) -> Any:

@@ -189,6 +189,19 @@ def test_a_fault_of_a_job_is_seen_by_its_rule_alone(
     assert list(failed(results)) == expected, failed(results)
 
 
+def test_our_own_image_keeps_all_rules(engine: Engine, image: Callable[[str], str]) -> None:
+    rules = chosen([], ["image-manifest"])  # no registry has it
+    options = Options(
+        image=image("both"),
+        rules=frozenset(one.id for one in rules),
+        hyperparameters={"recipe": "forest", "n_estimators": "20"},
+        stop_hyperparameters={"recipe": "finetune", "epochs": "1000"},
+    )
+    others = {one.rule: one.seen for one in conform(engine, options, rules)
+              if one.verdict is not Verdict.PASSED}  # fmt: skip
+    assert not others
+
+
 def test_an_image_without_fault_passes_all_rules(engine: Engine, build: Build, model: Path) -> None:
     results = judged(
         engine,

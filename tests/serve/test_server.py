@@ -56,6 +56,23 @@ def test_sigterm_lets_the_request_in_hand_finish_and_ends_with_status_0(started:
     assert started.process.wait(timeout=30) == 0
 
 
+def test_requests_in_hand_finish_also_after_others_broke_off(started: Server) -> None:
+    head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\n\r\n"
+    for _ in range(4):
+        with started.connect() as broken:
+            broken.sendall(head + b'"a')
+    assert started.ask("a text").status_code == 200
+    with started.connect() as connection:
+        connection.sendall(head + b'"a t')
+        time.sleep(0.5)  # the server has begun to read
+        started.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert "Worker exiting" not in started.log.read_text()
+        connection.sendall(b'ext"')
+        assert connection.recv(12) == b"HTTP/1.1 200"
+    assert started.process.wait(timeout=30) == 0
+
+
 def test_silent_connections_do_not_hold_up_the_end(started: Server) -> None:
     silent = [started.connect() for _ in range(20)]
     kept = requests.Session()
