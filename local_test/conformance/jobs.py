@@ -221,6 +221,7 @@ class Jobs:
             code = None
         finally:
             program.remove()
+        self._subject.check_engine(program)
         job = Job(code, time.monotonic() - started, program.lines, tree)
         if code == 0:
             self._quick.append(job.seconds)

@@ -15,6 +15,7 @@ from local_test.conformance.server import Server
 __all__ = ["CLIENTS", "Load", "all_at_once", "load"]
 
 CLIENTS = 64
+ACCEPT_SECONDS = 0.25
 SECONDS = 4.0
 PAUSE = 0.1
 
@@ -27,6 +28,16 @@ class Load:
     pings: list[Answer] = field(default_factory=list)
     connections: list[float] = field(default_factory=list)
     """Seconds until a connection was accepted; infinite where it was not."""
+
+    @property
+    def late(self) -> list[float]:
+        """Connections that took longer than they may."""
+        return [seconds for seconds in self.connections if seconds > ACCEPT_SECONDS]
+
+    @property
+    def lost(self) -> list[Answer]:
+        """Pings that failed or took longer than they may."""
+        return [ping for ping in self.pings if ping.status != 200]
 
 
 def load(server: Server, sample: Sample) -> Load:

@@ -177,14 +177,15 @@ class Servers:
         server = Server(Container(engine, image, ["serve"], surroundings), demands, port)
         self._started.append(server)
         server.come_up(limit or self._options.startup, self._options.sample if sample else None)
+        self._subject.check_engine(server.program)
         return server
 
     @cached_property
     def load(self) -> Load:
-        """What many clients at once see; where pings fail, again, as this machine may be busy."""
+        """What many clients at once see; where they wait, again, as this machine may be busy."""
         for _ in range(LOADS):
             seen = load(self.answering, self._options.sample)
-            if all(ping.status == 200 for ping in seen.pings):
+            if not seen.lost and not seen.late:
                 break
         return seen
 

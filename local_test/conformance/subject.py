@@ -16,9 +16,13 @@ from local_test.conformance.jobs import Jobs
 from local_test.conformance.rules import NotApplicable
 from local_test.conformance.samples import DEFAULT, MESSAGES, Sample
 from local_test.conformance.servers import Servers
-from local_test.programs import Container, Engine
+from local_test.programs import Container, Engine, EngineError
 
 __all__ = ["Options", "Subject"]
+
+ENGINE_FAILED = 125
+"""The exit status of `docker run` and `podman run` where they start nothing."""
+REFUSALS = ("docker: ", "error: ")
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,12 @@ class Subject:
         """Return the command line of a container's first process, empty if it has ended."""
         listing = self.engine.run("top", program.name, "-eo", "pid,args", check=False)
         return "".join(listing.splitlines()[1:2]).strip().partition(" ")[2].strip()
+
+    def check_engine(self, program: Container) -> None:
+        """Raise EngineError if it was the engine that failed, and not the program."""
+        told = [line for line in program.lines if line.lower().startswith(REFUSALS)]
+        if program.returncode == ENGINE_FAILED and told:
+            raise EngineError(f"a container could not be started: {told[0]}")
 
     def close(self) -> None:
         """End what runs."""

@@ -16,10 +16,10 @@ import pytest
 
 from local_test.conformance import conform
 from local_test.conformance.results import Result, Verdict
-from local_test.conformance.rules import Needs, Rule, chosen
+from local_test.conformance.rules import Needs, Rule, chosen, judge
 from local_test.conformance.samples import Sample
-from local_test.conformance.subject import Options
-from local_test.programs import Engine, find_engine
+from local_test.conformance.subject import Options, Subject
+from local_test.programs import Engine, EngineError, find_engine
 from tests.container.running import wait_for
 
 pytestmark = pytest.mark.container
@@ -76,6 +76,9 @@ SERVING_FAULTS = {
     "joins-lines": "lines-of-json",
 }
 """By fault, the rules that see it."""
+
+WAITED_FOR = ("port-is-fixed", "stays-without-model")
+"""Faults that are seen when nothing has come for as long as a start may take."""
 
 TRAINING_FAULTS = {
     "downloads": "train-offline",
@@ -152,8 +155,8 @@ def rules_for(needs: set[Needs], *further: str) -> list[Rule]:
 
 def judged(engine: Engine, image: str, rules: list[Rule], **told: object) -> list[Result]:
     ids = frozenset(one.id for one in rules)
-    options = Options(image=image, rules=ids, startup=20, grace=10, **told)  # type: ignore[arg-type]
-    return conform(engine, options, rules)
+    limits = {"startup": 20, "grace": 10, **told}
+    return conform(engine, Options(image=image, rules=ids, **limits), rules)  # type: ignore[arg-type]
 
 
 def failed(results: list[Result]) -> dict[str, str]:
@@ -166,8 +169,15 @@ def test_a_fault_of_a_server_is_seen_by_its_rule_alone(
 ) -> None:
     expected = SERVING_FAULTS[fault].split()
     rules = rules_for({Needs.START, Needs.SERVER}, *expected)
-    image = build(f"FAULT={fault}")
-    results = judged(engine, image, rules, serve=True, model=model, environment=mirror)
+    results = judged(
+        engine,
+        build(f"FAULT={fault}"),
+        rules,
+        serve=True,
+        model=model,
+        environment=mirror,
+        startup=10 if fault in WAITED_FOR else 20,
+    )
     assert list(failed(results)) == expected, failed(results)
 
 
@@ -187,6 +197,17 @@ def test_a_fault_of_a_job_is_seen_by_its_rule_alone(
         stop_hyperparameters={"seconds": "60"},
     )
     assert list(failed(results)) == expected, failed(results)
+
+
+def test_an_engine_that_starts_nothing_is_no_fault_of_the_image(
+    engine: Engine, image: Callable[[str], str], tmp_path: Path
+) -> None:
+    rules = chosen(["serve-offline"], [])
+    options = Options(image("serve"), frozenset({"serve-offline"}), serve=True)
+    subject = Subject(engine, options, tmp_path, network="no-such-network")
+    with pytest.raises(EngineError, match=r"could not be started: .*no-such-network"):
+        judge(rules[0], subject)
+    subject.close()
 
 
 def test_our_own_image_keeps_all_rules(engine: Engine, image: Callable[[str], str]) -> None:
