@@ -225,7 +225,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
         (CHUNKED + b'5\r\n"abc"\r\n', "ended before its last chunk"),
         (CHUNKED + b'zz\r\n"abc"\r\n', "not in chunks"),
         (CHUNKED + b'3\r\n"a"XX0\r\n\r\n', "not in chunks"),
-        (POST + b"\r\n", "not JSON"),
+        (POST + b"\r\n", "the body is empty"),
         (b"no request\r\n\r\n", "no request that is read here"),
         (POST + b"Content-Length: -3\r\n\r\n", "no request that is read here"),
         (POST + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\n", "no request that is read here"),
