@@ -7,7 +7,6 @@ import shutil
 
 from local_test.conformance.client import Answer
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
-from local_test.conformance.samples import Sample
 from local_test.conformance.server import Server
 from local_test.conformance.subject import Subject
 
@@ -15,19 +14,6 @@ MESSAGE_CHARACTERS = 2048
 TRACEBACK = re.compile(
     r"Traceback \(most recent call last\)|File \\?\"[^\"]+\", line \d+|\n\s+at \w"
 )
-BROKEN_JSON = b'{"inputs": ["a text", '
-
-
-def _refusals(subject: Subject) -> dict[str, Answer]:
-    """Return answers to requests that are wrong in different ways."""
-    server, sample = subject.servers.answering, subject.options.sample
-    wrong = {
-        "a body that is no JSON": Sample(BROKEN_JSON, "application/json"),
-        "bytes": Sample(bytes(range(128, 256)), sample.content_type),
-        "an empty body": Sample(b"", sample.content_type),
-        "an unknown type": Sample(sample.body, "application/x-conform-unknown"),
-    }
-    return {name: server.invoke(one) for name, one in wrong.items()}
 
 
 @rule(
@@ -39,7 +25,7 @@ def broken_body(subject: Subject) -> str:
     """A body that is no JSON, though its type says so, is answered with 4xx."""
     if not subject.options.sample.is_json:
         raise NotApplicable("the sample is no JSON")
-    answer = _refusals(subject)["a body that is no JSON"]
+    answer = subject.servers.refusals["a body that is no JSON"]
     if not 400 <= answer.status < 500:
         raise Broken(str(answer))
     return str(answer)
@@ -52,7 +38,7 @@ def broken_body(subject: Subject) -> str:
 )
 def no_tracebacks(subject: Subject) -> str:
     """No error that a client sees holds a traceback."""
-    answers = {f"to {name}": answer for name, answer in _refusals(subject).items()}
+    answers = {f"to {name}": answer for name, answer in subject.servers.refusals.items()}
     fault = subject.servers.fault
     if fault:
         answers["to a fault of its own"] = fault
@@ -69,7 +55,7 @@ def no_tracebacks(subject: Subject) -> str:
 )
 def short_errors(subject: Subject) -> str:
     """An error has a message, of at most the 2048 characters that clients are shown."""
-    refusals = {name: one for name, one in _refusals(subject).items() if not one.good}
+    refusals = {name: one for name, one in subject.servers.refusals.items() if not one.good}
     bad = [
         f"{name}: {one.status} with {len(one.text)} characters"
         for name, one in refusals.items()

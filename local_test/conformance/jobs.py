@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from local_test.conformance.rules import NotApplicable
+from local_test.conformance.secret import SECRET
 from local_test.conformance.trials import Trials, search
 from local_test.opt_ml import build, quote_as_sdk_v2
 from local_test.programs import Container, Mount, Surroundings
@@ -18,7 +19,7 @@ from local_test.programs import Container, Mount, Surroundings
 if TYPE_CHECKING:
     from local_test.conformance.subject import Subject
 
-__all__ = ["DEMANDS", "SECRET", "Job", "Jobs", "Stop"]
+__all__ = ["DEMANDS", "Job", "Jobs", "Stop"]
 
 DEMANDS = (
     "train-offline", "train-read-only-root", "train-read-only-input",
@@ -26,7 +27,6 @@ DEMANDS = (
 )  # fmt: skip
 """Rules whose demands one job is put under, all together where it stands that."""
 
-SECRET = {"CONFORM_SECRET_TOKEN": "hf_conformConformConformConformConf"}
 RESERVED = {
     "sagemaker_container_log_level": "20",
     "sagemaker_job_name": '"conform"',

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_test.conformance.client import Answer, Half
-from local_test.conformance.jobs import SECRET
 from local_test.conformance.load import Load, load
 from local_test.conformance.rules import NotApplicable
+from local_test.conformance.samples import Sample
+from local_test.conformance.secret import SECRET
 from local_test.conformance.server import Server
 from local_test.conformance.trials import Trials, search
 from local_test.programs import Container, Mount, Surroundings
@@ -48,6 +49,7 @@ BATCH = {
 }
 """As a transform job sets them, where its user wishes for the most."""
 
+BROKEN_JSON = b'{"inputs": ["a text", '
 FAULTY = """\
 def model_fn(model_dir, *context):
     return object()
@@ -188,6 +190,18 @@ class Servers:
             if not seen.lost and not seen.late:
                 break
         return seen
+
+    @cached_property
+    def refusals(self) -> dict[str, Answer]:
+        """Answers to requests that are wrong in different ways."""
+        server, sample = self.answering, self._options.sample
+        wrong = {
+            "a body that is no JSON": Sample(BROKEN_JSON, "application/json"),
+            "bytes": Sample(bytes(range(128, 256)), sample.content_type),
+            "an empty body": Sample(b"", sample.content_type),
+            "an unknown type": Sample(sample.body, "application/x-conform-unknown"),
+        }
+        return {name: server.invoke(one) for name, one in wrong.items()}
 
     @cached_property
     def fault(self) -> Answer | None:

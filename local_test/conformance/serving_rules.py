@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from local_test.conformance.client import PING_SECONDS
-from local_test.conformance.jobs import SECRET
-from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
+from local_test.conformance.rules import Broken, Needs, rule
+from local_test.conformance.secret import keeps_secret
 from local_test.conformance.subject import Subject
 
 CONTRACT = "your-algorithms-inference-code"
@@ -12,12 +12,8 @@ CONTRACT = "your-algorithms-inference-code"
 
 def _demand(subject: Subject, name: str) -> str:
     """Say that a server stood a demand; some of the rules below are of this form."""
-    trials = subject.servers.trials
-    if not trials.works:
-        raise NotApplicable("not even a plain server becomes healthy (serve-becomes-healthy)")
-    if name in trials.broken:
-        raise Broken(str(trials.broken[name]))
-    return str(trials.best)
+    otherwise = "not even a plain server becomes healthy (serve-becomes-healthy)"
+    return subject.servers.trials.stood(name, otherwise)
 
 
 @rule(
@@ -119,11 +115,7 @@ def serve_empty_variables(subject: Subject) -> str:
 )
 def serve_keeps_secrets(subject: Subject) -> str:
     """The log does not hold a variable whose name says that it is secret."""
-    lines = subject.servers.main.program.lines
-    found = [line for line in lines if any(secret in line for secret in SECRET.values())]
-    if found:
-        raise Broken(f"in the log: {found[0][:200]}")
-    return f"not in {len(lines)} lines"
+    return keeps_secret(subject.servers.main.program.lines)
 
 
 @rule(

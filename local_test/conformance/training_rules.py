@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from local_test.conformance.jobs import SECRET, Job
+from local_test.conformance.jobs import Job
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
+from local_test.conformance.secret import keeps_secret
 from local_test.conformance.subject import Subject
 
 FAILURE_CHARACTERS = 1024
@@ -12,12 +13,8 @@ CAUSELESS = ("traceback (most recent call last)", "framework error", "exception 
 
 def _demand(subject: Subject, name: str) -> str:
     """Say that a job stood a demand; the rules below are of this form."""
-    trials = subject.jobs.trials
-    if not trials.works:
-        raise NotApplicable("not even a plain job goes well (rule train-completes)")
-    if name in trials.broken:
-        raise Broken(str(trials.broken[name]))
-    return f"a job went well so: {trials.best}"
+    otherwise = "not even a plain job goes well (rule train-completes)"
+    return f"a job went well so: {subject.jobs.trials.stood(name, otherwise)}"
 
 
 @rule(
@@ -79,10 +76,7 @@ def train_no_failure_on_success(subject: Subject) -> str:
 )
 def train_keeps_secrets(subject: Subject) -> str:
     """The log does not hold a variable whose name says that it is secret."""
-    lines = [line for line in subject.jobs.done.lines if any(s in line for s in SECRET.values())]
-    if lines:
-        raise Broken(f"in the log: {lines[0][:200]}")
-    return f"not in {len(subject.jobs.done.lines)} lines"
+    return keeps_secret(subject.jobs.done.lines)
 
 
 @rule(

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from local_test.conformance.rules import Broken, NotApplicable
+
 __all__ = ["Trials", "search"]
 
 T = TypeVar("T")
@@ -23,6 +25,23 @@ class Trials(Generic[T]):
     """The demands of `best`."""
     broken: dict[str, T]
     """By demand, the attempt that failed for it."""
+
+    def stood(self, demand: str, otherwise: str) -> str:
+        """Return what was seen of the best attempt, which stood a demand.
+
+        Args:
+            demand: one of those that were tried.
+            otherwise: what to say where not even an attempt without demands went well.
+
+        Raises:
+            Broken: it was for this demand that an attempt failed.
+            NotApplicable: none went well.
+        """
+        if not self.works:
+            raise NotApplicable(otherwise)
+        if demand in self.broken:
+            raise Broken(str(self.broken[demand]))
+        return str(self.best)
 
 
 def search(
