@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Iterable
 
-from local_test.programs import NOT_KEPT_BARE, Engine, EngineError, find_engine
+from local_test.programs import NOT_KEPT_BARE, Engine, find_engine
 
 __all__ = ["ArgumentError", "add_pairs", "engine_for", "pairs", "say"]
 
@@ -47,8 +47,7 @@ def engine_for(image: str | None) -> Engine | None:
     """
     engine = find_engine() if image else None
     if engine and image:
-        if not engine.has(image):
-            raise EngineError(f"there is no image {image} on this machine; build or pull it first")
+        engine.require(image)
         return engine
     why = f"no container engine answers, so {image} cannot run" if image else "no image is named"
     say(f"{why}: the bare program of this repository runs. Not kept: {', '.join(NOT_KEPT_BARE)}")

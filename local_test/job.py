@@ -23,7 +23,7 @@ from local_test.packing import merge, pack
 from local_test.pipes import Feeder
 from local_test.programs import Mount, Program, Surroundings
 
-__all__ = ["GRACE", "Job", "Request"]
+__all__ = ["GRACE", "REASON_LIMIT", "Job", "Request"]
 
 GRACE = 120.0
 """Seconds between SIGTERM and SIGKILL."""

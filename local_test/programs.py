@@ -299,8 +299,10 @@ class Engine:
             raise EngineError(f"{Path(self.client).name} {' '.join(arguments[:2])}: {told}")
         return done.stdout
 
-    def has(self, image: str) -> bool:
-        return bool(self.run("image", "inspect", image, check=False).strip() not in ("", "[]"))
+    def require(self, image: str) -> None:
+        """Raise EngineError where this machine does not have the image."""
+        if self.run("image", "inspect", image, check=False).strip() in ("", "[]"):
+            raise EngineError(f"there is no image {image} on this machine; build or pull it first")
 
     @contextmanager
     def network(self, internal: bool = True) -> Iterator[str]:

@@ -16,6 +16,7 @@ from local_test.hosting import MB, Endpoint, HostingError
 from local_test.mini_batches import MiniBatch, RecordError, cut
 
 __all__ = [
+    "MAX_PAYLOAD",
     "STRATEGIES",
     "Job",
     "Parameters",

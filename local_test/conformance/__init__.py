@@ -74,8 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
     engine = find_engine()
     if not engine:
         raise EngineError("no container engine answers; start Docker or Podman to judge images")
-    if not engine.has(options.image):
-        raise EngineError(f"there is no image {options.image} on this machine; build or pull it")
+    engine.require(options.image)
     results = conform(engine, options, rules)
     if arguments.json:
         arguments.json.write_text(as_json(options.image, results), encoding="utf-8")

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-__all__ = ["INVOCATION_SECONDS", "PING_SECONDS", "Answer", "Half", "ask", "in_pieces"]
+from local_test.hosting import MODES
 
-PING_SECONDS = 2.0
-INVOCATION_SECONDS = 60.0
+__all__ = ["INVOCATION_SECONDS", "Answer", "Half", "ask", "in_pieces"]
+
+INVOCATION_SECONDS = MODES["realtime"].invocation
 PIECE = 1 << 16
 
 

@@ -11,9 +11,8 @@ from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
 from local_test.conformance.samples import Sample
 from local_test.conformance.server import Server
 from local_test.conformance.subject import Subject
+from local_test.transform import MAX_PAYLOAD, STRATEGIES
 
-STRATEGIES = ("MULTI_RECORD", "SINGLE_RECORD")
-LIMIT_MB = 100
 PORT = 9001
 MODELS = "/opt/ml/models"
 JSON = {"Content-Type": "application/json"}
@@ -92,7 +91,7 @@ def bind_to_port(subject: Subject) -> str:
 def body_of_100_mb(subject: Subject) -> str:
     """A body of 100 MB is read in a batch transform job."""
     subject.servers.require_answers()
-    return large_body(subject, subject.servers.batch, LIMIT_MB)
+    return large_body(subject, subject.servers.batch, MAX_PAYLOAD)
 
 
 @rule(
@@ -114,8 +113,13 @@ def execution_parameters(subject: Subject) -> str:
     concurrent, size = found.get("MaxConcurrentTransforms"), found.get("MaxPayloadInMB")
     if not (isinstance(concurrent, int) and isinstance(size, int)):
         raise Broken(f"MaxConcurrentTransforms and MaxPayloadInMB are to be whole numbers: {found}")
-    if found.get("BatchStrategy") not in STRATEGIES or not 0 < concurrent * size <= LIMIT_MB:
-        raise Broken(f"{found}; allowed: {' or '.join(STRATEGIES)}, and a product of at most 100")
+    if (
+        found.get("BatchStrategy") not in STRATEGIES.values()
+        or not 0 < concurrent * size <= MAX_PAYLOAD
+    ):
+        raise Broken(
+            f"{found}; allowed: {' or '.join(STRATEGIES.values())}, and a product of at most 100"
+        )
     return str(answer)
 
 

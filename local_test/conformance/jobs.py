@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from local_test.conformance.rules import NotApplicable
 from local_test.conformance.secret import SECRET
 from local_test.conformance.trials import Trials, search
+from local_test.job import GRACE
 from local_test.opt_ml import build, quote_as_sdk_v2
 from local_test.programs import Container, Mount, Surroundings
 
@@ -164,7 +165,7 @@ class Jobs:
                     time.sleep(0.1)
                 process_1 = self._subject.process_1(program)
                 if program.returncode is None:
-                    grace = self._options.grace or 120.0
+                    grace = self._options.grace or GRACE
                     seconds = program.stop(grace)
                     job = Job(program.returncode, time.monotonic() - started, program.lines, tree)
                     return Stop(job, grace, seconds, process_1)

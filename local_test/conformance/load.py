@@ -8,14 +8,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from local_test.conformance.client import PING_SECONDS, Answer
+from local_test.conformance.client import Answer
 from local_test.conformance.samples import Sample
 from local_test.conformance.server import Server
+from local_test.exchange import ACCEPT_LIMIT
+from local_test.hosting import PING_LIMIT
 
 __all__ = ["CLIENTS", "Load", "all_at_once", "load"]
 
 CLIENTS = 64
-ACCEPT_SECONDS = 0.25
 SECONDS = 4.0
 PAUSE = 0.1
 
@@ -32,7 +33,7 @@ class Load:
     @property
     def late(self) -> list[float]:
         """Connections that took longer than they may."""
-        return [seconds for seconds in self.connections if seconds > ACCEPT_SECONDS]
+        return [seconds for seconds in self.connections if seconds > ACCEPT_LIMIT]
 
     @property
     def lost(self) -> list[Answer]:
@@ -73,7 +74,7 @@ def all_at_once(server: Server, samples: list[Sample], rounds: int) -> list[tupl
 def _connect(place: tuple[str, int]) -> float:
     started = time.monotonic()
     try:
-        socket.create_connection(place, timeout=PING_SECONDS).close()
+        socket.create_connection(place, timeout=PING_LIMIT).close()
     except OSError:
         return float("inf")
     return time.monotonic() - started

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from local_test.conformance.client import INVOCATION_SECONDS, PING_SECONDS, Answer, ask
+from local_test.conformance.client import INVOCATION_SECONDS, Answer, ask
 from local_test.conformance.samples import Sample
+from local_test.hosting import PING_LIMIT
 from local_test.programs import Container, EngineError
 
 __all__ = ["Server"]
@@ -49,7 +50,7 @@ class Server:
         return ask(self.place, method, path, body, headers, timeout)
 
     def ping(self) -> Answer:
-        return self.ask("GET", "/ping", timeout=PING_SECONDS)
+        return self.ask("GET", "/ping", timeout=PING_LIMIT)
 
     def invoke(self, sample: Sample, headers: Mapping[str, str] | None = None) -> Answer:
         return self.ask("POST", "/invocations", sample.body, {**sample.headers, **(headers or {})})

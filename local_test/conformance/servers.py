@@ -18,6 +18,7 @@ from local_test.conformance.samples import Sample
 from local_test.conformance.secret import SECRET
 from local_test.conformance.server import Server
 from local_test.conformance.trials import Trials, search
+from local_test.hosting import GRACE, MODES
 from local_test.programs import Container, Mount, Surroundings
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ DEMANDS = (
 )  # fmt: skip
 """Rules whose demands one server is put under, all together where it stands that."""
 
-NOBODY = "65534:65534"
 VARIABLES = {
     "SAGEMAKER_PROGRAM": "",
     "SAGEMAKER_SUBMIT_DIRECTORY": "",
@@ -173,7 +173,7 @@ class Servers:
             mounts=[Mount(source, target, read_only)],
             network=self._subject.network if "serve-offline" in demands else "bridge",
             read_only="serve-read-only-root" in demands,
-            user=NOBODY if "serve-any-user" in demands else "",
+            user=MODES["serverless"].user if "serve-any-user" in demands else "",
         )
         engine, image = self._subject.engine, self._options.image
         server = Server(Container(engine, image, ["serve"], surroundings), demands, port)
@@ -246,7 +246,7 @@ class Servers:
 
         client = threading.Thread(target=finish)
         client.start()
-        grace = self._options.grace or 30.0
+        grace = self._options.grace or GRACE
         seconds = server.program.stop(grace)
         client.join()
         return Stop(grace, seconds, server.program.returncode, process_1, answers[0])

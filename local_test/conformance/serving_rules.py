@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from local_test.conformance.client import PING_SECONDS
 from local_test.conformance.rules import Broken, Needs, rule
 from local_test.conformance.secret import keeps_secret
 from local_test.conformance.subject import Subject
+from local_test.hosting import PING_LIMIT
 
 CONTRACT = "your-algorithms-inference-code"
 
@@ -140,7 +140,7 @@ def ping_methods(subject: Subject) -> str:
     """/ping answers GET, HEAD and POST alike."""
     server = subject.servers.main
     got = {
-        method: server.ask(method, "/ping", timeout=PING_SECONDS).status
+        method: server.ask(method, "/ping", timeout=PING_LIMIT).status
         for method in ("GET", "HEAD", "POST")
     }
     seen = ", ".join(f"{method} {status}" for method, status in got.items())

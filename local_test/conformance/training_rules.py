@@ -6,8 +6,8 @@ from local_test.conformance.jobs import Job
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
 from local_test.conformance.secret import keeps_secret
 from local_test.conformance.subject import Subject
+from local_test.job import REASON_LIMIT
 
-FAILURE_CHARACTERS = 1024
 CAUSELESS = ("traceback (most recent call last)", "framework error", "exception in thread")
 
 
@@ -214,7 +214,7 @@ def train_failure_length(subject: Subject) -> str:
     failure = _failing(subject).failure
     if failure is None:
         raise NotApplicable("there is no failure file (rule train-failure-file)")
-    if len(failure) > FAILURE_CHARACTERS:
+    if len(failure) > REASON_LIMIT:
         raise Broken(f"{len(failure)} characters")
     return f"{len(failure)} characters"
 
