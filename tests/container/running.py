@@ -106,6 +106,21 @@ def containers(docker: Docker) -> Iterator[Start]:
             docker("rm", "--force", name)
 
 
+@contextmanager
+def image_to_train(docker: Docker, directory: Path, script: str) -> Iterator[str]:
+    """Yield an image, built from an empty directory, whose `train` is a shell script."""
+    (directory / "Dockerfile").write_text(
+        "FROM debian:bookworm-slim\nCOPY --chmod=755 train /usr/local/bin/\n"
+    )
+    (directory / "train").write_text(script)
+    name = f"test-{uuid.uuid4().hex[:8]}"
+    docker("build", "--quiet", "--tag", name, str(directory))
+    try:
+        yield name
+    finally:
+        docker("image", "rm", "--force", name)
+
+
 def open_to_all(directory: Path) -> Path:
     """Let any user of a container into a directory of pytest's, which is its owner's alone."""
     for path in (directory, *directory.parents[:2]):

@@ -7,23 +7,18 @@ import os
 import socket
 import subprocess
 import tarfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.container.running import Docker, image_to_train
+
 pytestmark = pytest.mark.container
 
-Docker = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 LOCAL_TEST = Path(__file__).parents[2] / "local_test"
-
-STAND_IN = """\
-FROM debian:bookworm-slim
-COPY --chmod=755 train /usr/local/bin/
-"""
 
 TRAIN = """\
 #!/bin/bash
@@ -65,13 +60,8 @@ def run(environment: dict[str, str]) -> Run:
 @pytest.fixture(scope="module")
 def stand_in(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield an image whose `train` tells what it sees."""
-    directory = tmp_path_factory.mktemp("stand_in")
-    (directory / "Dockerfile").write_text(STAND_IN)
-    (directory / "train").write_text(TRAIN)
-    image = f"test-{uuid.uuid4().hex[:8]}"
-    docker("build", "--quiet", "--tag", image, str(directory))
-    yield image
-    docker("image", "rm", "--force", image)
+    with image_to_train(docker, tmp_path_factory.mktemp("stand_in"), TRAIN) as image:
+        yield image
 
 
 def test_job_runs_as_on_the_service(run: Run, tree: Path, stand_in: str) -> None:

@@ -9,24 +9,20 @@ import signal
 import subprocess
 import sys
 import tarfile
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.container.running import Docker, image_to_train
+
 pytestmark = pytest.mark.container
 
-Docker = Callable[..., subprocess.CompletedProcess[str]]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 ROOT = Path(__file__).resolve().parents[2]
 
-DOCKERFILE = """
-FROM debian:bookworm-slim
-COPY --chmod=755 train /usr/local/bin/
-"""
 TRAIN = r"""#!/bin/bash
 cd /opt/ml
 host=$(hostname)
@@ -38,13 +34,8 @@ eval "$(sed 's/^{"do": "//; s/"}$//' input/config/hyperparameters.json)"
 @pytest.fixture(scope="module")
 def tiny(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Yield an image whose `train` runs the hyperparameter `do` as a script in /opt/ml."""
-    directory = tmp_path_factory.mktemp("tiny")
-    (directory / "Dockerfile").write_text(DOCKERFILE)
-    (directory / "train").write_text(TRAIN)
-    name = f"test-{uuid.uuid4().hex[:8]}"
-    docker("build", "--quiet", "--tag", name, str(directory))
-    yield name
-    docker("image", "rm", "--force", name)
+    with image_to_train(docker, tmp_path_factory.mktemp("tiny"), TRAIN) as name:
+        yield name
 
 
 @pytest.fixture
