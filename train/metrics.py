@@ -112,7 +112,9 @@ def check_objective(
     """Warn where a tuning job waits for a metric that this job does not report."""
     objective = str(hyperparameters.get("_tuning_objective_metric") or "").strip('"')
     reported = names([settings.recipe], splits)
-    reported = [name for name in reported if getattr(settings, OPTIONAL.get(name, "recipe"))]
+    reported = [
+        name for name in reported if name not in OPTIONAL or getattr(settings, OPTIONAL[name])
+    ]
     if objective and objective not in reported:
         log.warning(
             "the tuning job's objective %s is none of what this job reports (%s): unless its Regex "
