@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,6 +15,7 @@ from local_test.conformance.jobs import Jobs
 from local_test.conformance.rules import NotApplicable
 from local_test.conformance.samples import DEFAULT, MESSAGES, Sample
 from local_test.conformance.servers import Servers
+from local_test.model_data import unpack
 from local_test.programs import Container, Engine, EngineError
 
 __all__ = ["Options", "Subject"]
@@ -105,7 +105,11 @@ class Subject:
 
     @cached_property
     def model(self) -> Path | None:
-        """A directory with the model that was given, or else that a job made; readable by all."""
+        """A directory with the model that was given, or else that a job made; readable by all.
+
+        Raises:
+            ArgumentError: an archive that was given is none that the service would unpack.
+        """
         source = self.options.model
         if source is None:
             if "train" not in self.abilities or not self._jobs.trials.works:
@@ -116,8 +120,7 @@ class Subject:
             shutil.copytree(source, target)
         else:
             target.mkdir()
-            with tarfile.open(source) as archive:
-                archive.extractall(target, filter="data")
+            unpack(source, target)
         for parent, _, names in os.walk(target):
             Path(parent).chmod(0o755)
             for name in names:
