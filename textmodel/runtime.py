@@ -72,6 +72,9 @@ _DIGITS = {"int8": 3, "bf16": 16, "fp32": 16}
 _LONE_DIGITS = 2
 
 
+_first_call = threading.Lock()
+
+
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
 
@@ -96,6 +99,10 @@ class OpenVINORuntime:
         if self.streams > 1:
             # The graph is in memory already: docs/runtimes.md says what this one adds.
             self._on_all_cores = self._compile(graph, precision, 1).create_infer_request()
+        # The binding makes some of its own things in its first call, and gives Python's lock away
+        # meanwhile: two threads whose first calls coincide wait for each other forever.
+        with _first_call:
+            self([Tokens([pad_id] * 8)])
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         longest = max(map(len, batch))
