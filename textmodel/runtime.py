@@ -88,7 +88,8 @@ class OpenVINORuntime:
         self._max_length = artifact.manifest.max_length
         self._digits = _DIGITS[precision]
         graph = _graph(artifact, precision)
-        compiled = self._compile(graph, precision, self.streams)
+        in_float = _float_precision(precision)
+        compiled = self._compile(graph, in_float, self.streams)
         self._inputs = [port.any_name for port in compiled.inputs]
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.streams):
@@ -98,7 +99,7 @@ class OpenVINORuntime:
         self._on_all_cores: Any = None
         if self.streams > 1:
             # The graph is in memory already: docs/runtimes.md says what this one adds.
-            self._on_all_cores = self._compile(graph, precision, 1).create_infer_request()
+            self._on_all_cores = self._compile(graph, in_float, 1).create_infer_request()
         # The binding makes some of its own things in its first call, and gives Python's lock away
         # meanwhile: two threads whose first calls coincide wait for each other forever.
         with _first_call:
@@ -112,8 +113,7 @@ class OpenVINORuntime:
             request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
             return np.array(request.get_output_tensor(0).data, np.float32)
 
-    def _compile(self, graph: Any, precision: str, streams: int) -> Any:
-        in_float = _float_precision(precision)
+    def _compile(self, graph: Any, in_float: str, streams: int) -> Any:
         return openvino_core().compile_model(
             graph,
             "CPU",
