@@ -13,7 +13,7 @@ COMMANDS = {
     "train": ("local_test.training", "run a training job"),
     "serve": ("local_test.serving", "host a model behind an API that boto3 can call"),
     "batch": ("local_test.batch", "run a batch transform job"),
-    "conform": ("local_test.conformance", "hold an image against every rule of the contract"),
+    "conform": ("local_test.conformance", "hold an image against the rules of the contract"),
 }
 """By name: the module with `add_arguments(parser)` and `run(arguments)`, and what it does."""
 
