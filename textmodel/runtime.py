@@ -72,9 +72,6 @@ _DIGITS = {"int8": 3, "bf16": 16, "fp32": 16}
 _LONE_DIGITS = 2
 
 
-_first_call = threading.Lock()
-
-
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
 
@@ -100,10 +97,6 @@ class OpenVINORuntime:
         if self.streams > 1:
             # The graph is in memory already: docs/runtimes.md says what this one adds.
             self._on_all_cores = self._compile(graph, in_float, 1).create_infer_request()
-        # The binding makes some of its own things in its first call, and gives Python's lock away
-        # meanwhile: two threads whose first calls coincide wait for each other forever.
-        with _first_call:
-            self([Tokens([pad_id] * 8)])
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         longest = max(map(len, batch))
@@ -173,8 +166,17 @@ def openvino_core() -> Any:
     Where two of them come and go in another order than they nest, the next signal is a crash.
     """
     import openvino
+    from openvino import opset13
 
-    return openvino.Core()
+    core = openvino.Core()
+    # The binding makes some of its own things in its first call, and gives Python's lock away
+    # meanwhile: two threads whose first calls coincide wait for each other forever.
+    numbers = opset13.parameter([1], np.int64)
+    graph = openvino.Model([opset13.convert(numbers, "f32")], [numbers])
+    request = core.compile_model(graph, "CPU", {"NUM_STREAMS": 1}).create_infer_request()
+    request.infer({0: np.zeros(1, np.int64)}, share_inputs=True)
+    np.array(request.get_output_tensor(0).data)
+    return core
 
 
 class TorchRuntime:
