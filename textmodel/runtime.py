@@ -68,8 +68,12 @@ class Runtime(Protocol):
 
 # Kernels are made for each number of tokens in a batch, so lengths are rounded up to so many
 # significant binary digits: docs/runtimes.md has what that saves, and what the padding costs.
-_DIGITS = {"int8": 3, "bf16": 16, "fp32": 16}
+_DIGITS = {"int8": 3, "bf16": 4, "fp32": 4}
 _LONE_DIGITS = 2
+
+# Of the layers' kernels that a stream keeps; by default, as good as all. Those that are made anew
+# come from oneDNN's own cache, which has a bound already.
+_KERNELS = 150
 
 
 class OpenVINORuntime:
@@ -115,6 +119,7 @@ class OpenVINORuntime:
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": self.streams,
                 "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
+                "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
             },
         )
 
