@@ -14,6 +14,7 @@ from local_test.arguments import ArgumentError
 
 __all__ = [
     "INPUT_MODES",
+    "INSTANCE_TYPE",
     "TreeError",
     "build",
     "check",

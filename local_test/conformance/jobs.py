@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from local_test.conformance.rules import NotApplicable
 from local_test.conformance.secret import SECRET
 from local_test.conformance.trials import Trials, search
 from local_test.job import GRACE
-from local_test.opt_ml import build, quote_as_sdk_v2
+from local_test.opt_ml import INSTANCE_TYPE, build, files, quote_as_sdk_v2
+from local_test.pipes import Feeder
 from local_test.programs import Container, Mount, Surroundings
+from local_test.source import CHANNEL, submit
 
 if TYPE_CHECKING:
     from local_test.conformance.subject import Subject
 
-__all__ = ["DEMANDS", "Job", "Jobs", "Stop"]
+__all__ = ["DEMANDS", "HOSTS", "SCRIPT_SAYS", "Job", "Jobs", "Stop"]
 
 DEMANDS = (
     "train-offline", "train-read-only-root", "train-read-only-input",
@@ -42,6 +46,16 @@ LEAN_RESOURCES = {
     "network_interface_name": "ethwe",
 }
 """What the SDKs' local modes write, with an interface that no container has."""
+
+NONE_WORKS = "no job went well (rule train-completes)"
+
+HOSTS = ("algo-1", "algo-2")
+SCRIPT = "conform_script.py"
+SCRIPT_SAYS = "conform-script: "
+"""Begins the line in which a script tells what it was given, in JSON."""
+
+PIPE_MARGIN = 60.0
+"""Seconds that a job in Pipe mode may take beyond one in File mode, before it is said to hang."""
 
 ENVIRONMENT = {
     "TRAINING_JOB_NAME": "conform",
@@ -117,8 +131,19 @@ class Jobs:
             NotApplicable: there is none.
         """
         if not self.trials.works:
-            raise NotApplicable("no job went well (rule train-completes)")
+            raise NotApplicable(NONE_WORKS)
         return self.trials.best
+
+    @property
+    def stood(self) -> frozenset[str]:
+        """The demands of the job that went well.
+
+        Raises:
+            NotApplicable: there is none.
+        """
+        if not self.trials.works:
+            raise NotApplicable(NONE_WORKS)
+        return self.trials.kept
 
     @property
     def seconds(self) -> float:
@@ -173,6 +198,51 @@ class Jobs:
                 program.remove()
         raise NotApplicable("the job is over too soon to be stopped; give --stop-hyperparameter")
 
+    @cached_property
+    def piped(self) -> Job:
+        """A job all of whose channels are in Pipe mode."""
+        tree = self._tree(self._options.hyperparameters, mode="Pipe")
+        limit = min(self.seconds + PIPE_MARGIN, self._options.max_runtime)
+        with ExitStack() as stack:
+            for name, path in self._options.data.items():
+                feeder = Feeder(tree / "input/data" / name, files(path))
+                stack.callback(feeder.close)
+            return self._run(tree, self.stood, limit)
+
+    @cached_property
+    def two(self) -> list[Job]:
+        """A job on two instances, in groups that are named in another order."""
+        subject, started = self._subject, time.monotonic()
+        with ExitStack() as stack:
+            programs, trees = [], []
+            for host in HOSTS:
+                trees.append(self._tree(self._options.hyperparameters, host=host))
+                programs.append(self._start(trees[-1], self.stood, host))
+                stack.callback(programs[-1].remove)
+            limit = started + self._options.max_runtime
+            while any(program.returncode is None for program in programs):
+                failed = any(program.returncode for program in programs)
+                if failed or time.monotonic() > limit:  # the platform then stops the others
+                    break
+                time.sleep(0.1)
+            seconds = time.monotonic() - started
+            codes = [program.returncode for program in programs]
+        for program in programs:
+            subject.check_engine(program)
+        return [Job(code, seconds, program.lines, tree)
+                for code, program, tree in zip(codes, programs, trees, strict=True)]  # fmt: skip
+
+    @cached_property
+    def scripted(self) -> Job:
+        """A job with a script of its own, sent as SDK 2 does."""
+        source = self._subject.new_directory("script")
+        shutil.copy(Path(__file__).with_name("script.py"), source / SCRIPT)
+        scratch = self._subject.new_directory("source")
+        archive, more = submit(source, SCRIPT, scratch, Path("/opt/ml"))
+        channels = {**self._options.data, CHANNEL: archive}
+        tree = self._tree({**self._options.hyperparameters, **more}, channels)
+        return self._run(tree, self.stood)
+
     def _under(self, demands: frozenset[str]) -> Job:
         hyperparameters = dict(self._options.hyperparameters)
         if "train-quoted-hyperparameters" in demands:
@@ -192,13 +262,24 @@ class Jobs:
         return [{}, dict.fromkeys(names, nothing), dict.fromkeys(names, noise)]
 
     def _tree(
-        self, hyperparameters: Mapping[str, str], channels: Mapping[str, Path] | None = None
+        self,
+        hyperparameters: Mapping[str, str],
+        channels: Mapping[str, Path] | None = None,
+        *,
+        mode: str = "File",
+        host: str = "",
     ) -> Path:
         tree = self._subject.new_directory("job")
-        build(tree, self._options.data if channels is None else channels, {}, hyperparameters)
+        data = self._options.data if channels is None else channels
+        build(
+            tree, data, {}, hyperparameters, input_modes=dict.fromkeys(data, mode),
+            hosts=HOSTS if host else HOSTS[:1], host=host or HOSTS[0],
+        )  # fmt: skip
+        if host:
+            (tree / "input/config/resourceconfig.json").write_text(json.dumps(_two_groups(host)))
         return tree
 
-    def _start(self, tree: Path, demands: frozenset[str]) -> Container:
+    def _start(self, tree: Path, demands: frozenset[str], host: str = "") -> Container:
         offline = "train-offline" in demands
         mounts = [Mount(tree, "/opt/ml")]
         if "train-read-only-input" in demands:
@@ -206,18 +287,18 @@ class Jobs:
         surroundings = Surroundings(
             environment={**ENVIRONMENT, **self._options.environment},
             mounts=mounts,
-            network="none" if offline else "bridge",
-            hostname="algo-1" if offline else "",
+            network=self._subject.network if host else "none" if offline else "bridge",
+            hostname=host or ("algo-1" if offline else ""),
             read_only="train-read-only-root" in demands,
-            options=[] if offline else ["--hostname", "algo-1"],
+            options=[] if offline or host else ["--hostname", "algo-1"],
         )
         return Container(self._subject.engine, self._options.image, ["train"], surroundings)
 
-    def _run(self, tree: Path, demands: frozenset[str]) -> Job:
+    def _run(self, tree: Path, demands: frozenset[str], limit: float | None = None) -> Job:
         started = time.monotonic()
         program = self._start(tree, demands)
         try:
-            code: int | None = program.wait(self._options.max_runtime)
+            code: int | None = program.wait(limit or self._options.max_runtime)
         except TimeoutError:
             code = None
         finally:
@@ -227,3 +308,19 @@ class Jobs:
         if code == 0:
             self._quick.append(job.seconds)
         return job
+
+
+def _two_groups(host: str) -> dict[str, Any]:
+    """Return the resourceconfig.json of a host of two, each in a group of its own."""
+    groups = {"second": HOSTS[1], "first": HOSTS[0]}
+    return {
+        "current_host": host,
+        "current_instance_type": INSTANCE_TYPE,
+        "current_group_name": next(name for name, one in groups.items() if one == host),
+        "hosts": HOSTS,
+        "instance_groups": [
+            {"instance_group_name": name, "instance_type": INSTANCE_TYPE, "hosts": [one]}
+            for name, one in groups.items()
+        ],
+        "network_interface_name": "eth0",
+    }

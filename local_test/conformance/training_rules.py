@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from local_test.conformance.jobs import Job
+import json
+
+from local_test.conformance.jobs import HOSTS, SCRIPT_SAYS, Job
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
 from local_test.conformance.secret import keeps_secret
 from local_test.conformance.subject import Subject
@@ -169,6 +171,65 @@ def train_starts_again(subject: Subject) -> str:
     if job.code != 0:
         raise Broken(str(job))
     return str(job)
+
+
+@rule(
+    Needs.TRAINING,
+    advice="read hosts and current_host alone, in any order; ask for the other's address until it "
+    "has one; train on all hosts, or on the first while the others end with 0",
+    source="your-algorithms-training-algo-running-container: distributed training; "
+    "train-heterogeneous-cluster",
+)
+def train_two_instances(subject: Subject) -> str:
+    """A job on two instances goes well, in groups of any order, whoever is up first."""
+    jobs = subject.jobs.two
+    for job, host in zip(jobs, HOSTS, strict=True):
+        if job.code:
+            raise Broken(f"{host}: {job}")
+    for job, host in zip(jobs, HOSTS, strict=True):
+        if job.code is None:
+            raise Broken(f"{host}: {job}")
+    return f"both ended with exit status 0 after {jobs[0].seconds:.1f} s"
+
+
+@rule(
+    Needs.TRAINING,
+    advice="read the fifo /opt/ml/input/data/CHANNEL_0, or fail where a channel's "
+    "TrainingInputMode is Pipe",
+    source="your-algorithms-training-algo-running-container: Pipe mode",
+)
+def train_pipe_input(subject: Subject) -> str:
+    """A job whose channels are in Pipe mode goes well, or fails; it does not wait for files."""
+    job = subject.jobs.piped
+    if job.code is None:
+        raise Broken(f"it {job}")
+    return str(job)
+
+
+@rule(
+    Needs.TRAINING,
+    advice="start the script with each hyperparameter as an argument, --NAME VALUE, and with "
+    "SM_MODEL_DIR and SM_CHANNEL_NAME in its environment",
+    source="SDK 2: estimator with entry_point; aws/sagemaker-training-toolkit: params.py",
+)
+def train_script(subject: Subject) -> str:
+    """An image that runs its user's script gives it what scripts of AWS's containers are given."""
+    if "train-reserved-hyperparameters" in subject.jobs.trials.broken:
+        raise NotApplicable("hyperparameters that begin with sagemaker_ are refused")
+    job, data = subject.jobs.scripted, subject.options.data
+    told = [line.partition(SCRIPT_SAYS)[2] for line in job.lines if SCRIPT_SAYS in line]
+    if job.code != 0:
+        raise Broken(str(job))
+    if not told:
+        raise NotApplicable("it runs no script that is named by sagemaker_program")
+    given = json.loads(told[0])
+    wanted = ["SM_MODEL_DIR", *(f"SM_CHANNEL_{name.upper()}" for name in data)]
+    missing = [name for name in wanted if name not in given["variables"]]
+    missing += [f"--{name}" for name in subject.options.hyperparameters
+                if f"--{name}" not in given["arguments"]]  # fmt: skip
+    if missing:
+        raise Broken(f"the script was not given {', '.join(missing)}")
+    return f"{job}; the script was given {', '.join(wanted)}"
 
 
 def _failing(subject: Subject) -> Job:

@@ -35,6 +35,7 @@ SLOW_RULES = {
     *("ping-under-load", "accepts-under-load", "answers-under-load", "answers-kept-apart"),
     *("body-of-25-mb", "own-faults", "no-tracebacks"),
     *("train-empty-hyperparameters", "train-starts-again", "train-ends-on-sigterm"),
+    *("train-two-instances", "train-pipe-input", "train-script"),
 }
 """Those that need seconds, or a job or server of their own: for their own faults alone."""
 
@@ -98,6 +99,9 @@ TRAINING_FAULTS = {
     "long-failure": "train-failure-length",
     "traceback-first": "train-failure-cause",
     "ignores-sigterm": "train-ends-on-sigterm",
+    "knows-one-host": "train-two-instances",
+    "waits-for-files": "train-pipe-input",
+    "tells-scripts-no-channels": "train-script",
 }
 
 
@@ -195,6 +199,7 @@ def test_a_fault_of_a_job_is_seen_by_its_rule_alone(
         environment=mirror,
         hyperparameters={"epochs": "1", "name": "bert"},
         stop_hyperparameters={"seconds": "60"},
+        max_runtime=30 if fault == "waits-for-files" else 900,
     )
     assert list(failed(results)) == expected, failed(results)
 
@@ -234,7 +239,7 @@ def test_an_image_without_fault_passes_all_rules(engine: Engine, build: Build, m
         hyperparameters={"epochs": "1"},
     )
     told = {one.rule for one in results if one.verdict is Verdict.NOT_APPLICABLE}
-    assert (failed(results), told) == ({}, {"image-manifest", "multi-models"})
+    assert (failed(results), told) == ({}, {"image-manifest", "multi-models", "train-script"})
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,10 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tarfile
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -13,6 +16,7 @@ from pathlib import Path
 FAULT = os.environ["FAULT"]
 ML = Path("/opt/ml")
 KNOWN = {"epochs", "name", "seconds"}
+SCRIPT, SOURCE = "sagemaker_program", "sagemaker_submit_directory"
 
 
 def read_hyperparameters():
@@ -34,6 +38,8 @@ def stand_demands():
     resources = json.loads((ML / "input/config/resourceconfig.json").read_text())
     if FAULT == "needs-optional-resources":
         resources["current_instance_type"]
+    if FAULT == "knows-one-host" and len(resources["hosts"]) > 1:
+        raise ValueError(f"unknown host {resources['hosts'][1]}")
     if FAULT == "writes-to-root":
         Path("/faulty/cache/file").write_text("")
     if FAULT == "writes-to-input":
@@ -42,7 +48,19 @@ def stand_demands():
         socket.create_connection((os.environ["MIRROR"], 8080), timeout=3).close()
 
 
+def run_script(values):
+    with tempfile.TemporaryDirectory() as directory:
+        with tarfile.open(values[SOURCE]) as archive:
+            archive.extractall(directory, filter="data")
+        given = {key: value for key, value in values.items() if not key.startswith("sagemaker_")}
+        words = [word for key, value in given.items() for word in (f"--{key}", value)]
+        script = [sys.executable, f"{directory}/{values[SCRIPT]}", *words]
+        subprocess.run(script, check=True, env={**os.environ, "SM_MODEL_DIR": str(ML / "model")})
+
+
 def train(seconds):
+    while FAULT == "waits-for-files" and not any(ML.glob("input/data/*/*")):
+        time.sleep(1)
     files = [path for path in ML.glob("input/data/*/*") if path.is_file()]
     if not files:
         raise ValueError("there is no data; give the channel train")
@@ -75,7 +93,10 @@ def main():
     try:
         hyperparameters = read_hyperparameters()
         stand_demands()
-        train(float(hyperparameters.get("seconds", 0.2)))
+        if FAULT == "tells-scripts-no-channels" and SCRIPT in hyperparameters:
+            run_script(hyperparameters)
+        else:
+            train(float(hyperparameters.get("seconds", 0.2)))
     except Exception as error:
         fail(error)
     if FAULT == "failure-file-on-success":
