@@ -199,7 +199,7 @@ def test_a_fault_of_a_job_is_seen_by_its_rule_alone(
         environment=mirror,
         hyperparameters={"epochs": "1", "name": "bert"},
         stop_hyperparameters={"seconds": "60"},
-        max_runtime=30 if fault == "waits-for-files" else 900,
+        max_runtime=20 if fault == "waits-for-files" else 900,
     )
     assert list(failed(results)) == expected, failed(results)
 
