@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import socket
 import subprocess
@@ -29,6 +30,7 @@ Build = Callable[..., str]
 
 FAULTY = Path(__file__).parent / "faulty"
 NGINX = Path(__file__).parent / "nginx_gunicorn"
+MULTI_MODEL_SERVER = Path(__file__).parent / "multi_model_server"
 DOCS = Path(__file__).resolve().parents[2] / "docs/local_test.md"
 
 SLOW_RULES = {
@@ -382,6 +384,27 @@ def test_the_common_shape_of_container_breaks_the_rules_that_the_docs_name(
             chosen([*rules, "train-completes", "serve-answers"], []),
             data={"training": tmp_path},
             sample=Sample(b"0.5,0.5\n2.5,2.5\n", "text/csv"),
+        )
+    finally:
+        docker("image", "rm", "--force", name)
+    assert set(failed(results)) == set(rules)
+
+
+def test_multi_model_server_breaks_the_rules_that_the_docs_name(
+    engine: Engine, docker: Docker, image: Callable[[str], str], model: Path
+) -> None:
+    name = f"test-conform-{uuid.uuid4().hex[:8]}"
+    certificates = os.environ.get("CA_BUNDLE")
+    secret = ("--secret", f"id=ca,src={certificates}") if certificates else ()
+    base = f"BASE={image('serve')}"
+    docker("build", "--quiet", "--tag", name, *secret, "--build-arg", base, str(MULTI_MODEL_SERVER))
+    # It takes two minutes to see that this server goes on without a model.
+    rules = [
+        rule for rule in documented("multi-model-server") if rule != "serve-ends-without-model"
+    ]
+    try:
+        results = judged(
+            engine, name, chosen([*rules, "serve-answers"], []), serve=True, model=model, startup=60
         )
     finally:
         docker("image", "rm", "--force", name)
