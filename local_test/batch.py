@@ -124,14 +124,16 @@ def run(arguments: argparse.Namespace) -> int:
                 f"MaxConcurrentTransforms={how.concurrent}, MaxPayloadInMB={how.payload}, "
                 f"BatchStrategy={how.strategy}"
             )
-            failed = sum(
+            failed: int | None = sum(
                 not _transformed(endpoint, job, how, source, arguments.output / name)
                 for source, name in files
             )
         except KeyboardInterrupt:
-            say("job Stopped")
-            failed = 1
+            failed = None
         stop_and_tell(endpoint)
+    if failed is None:
+        say("job Stopped")
+        return 1
     if failed:
         say(f"job Failed: {failed} of {len(files)} files have no output")
         return 1

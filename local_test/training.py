@@ -268,10 +268,12 @@ def _report(job: Job, image: str | None) -> int:
         say("/opt/ml/model is empty: there is no model.tar.gz")
     if job.reason:
         say(f"FailureReason: {job.reason}")
+    hosts = job.request.instances
+    each = f" on each of {hosts} instances" if hosts > 1 else ""
     ended = "" if job.secondary_status == job.status else f" ({job.secondary_status})"
     say(
-        f"{job.status}{ended}, exit status {job.code}, {job.billable_seconds:.0f} billable seconds "
-        f"on each of {job.request.instances} instances; {path}"
+        f"{job.status}{ended}, exit status {job.code}, {job.billable_seconds:.0f} billable seconds"
+        f"{each}; {path}"
     )
     return job.code
 

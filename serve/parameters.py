@@ -9,7 +9,7 @@ from typing import Any
 
 from serve.errors import BadRequest
 
-__all__ = ["Parameters", "table"]
+__all__ = ["NAMES", "Parameters", "table"]
 
 
 def _is_flag(value: Any) -> bool:
@@ -33,6 +33,9 @@ _CHECKS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     # What Hugging Face's pipelines had before top_k.
     "return_all_scores": ("true or false", _is_flag),
 }
+
+
+NAMES = frozenset(_CHECKS)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve.errors import BadRequest
+from serve.parameters import NAMES
 from textmodel.tokenizer import Text
 
 __all__ = ["PAIR_KEY", "SHAPES", "TEXT_KEYS", "Record", "read_record", "read_text"]
@@ -44,6 +45,12 @@ def read_record(value: Any) -> Record:
             parameters = {}
         if not isinstance(parameters, dict):
             raise BadRequest('"parameters" must be an object like {"top_k": 2}')
+        if misplaced := NAMES & value.keys():
+            name = min(misplaced)
+            raise BadRequest(
+                f'"{name}" stands beside the text; a parameter is read within "parameters": '
+                f'{{"inputs": "a text", "parameters": {{"{name}": …}}}}'
+            )
         if PAIR_KEY not in value:
             value = _field(value, "the object")
     if isinstance(value, list):

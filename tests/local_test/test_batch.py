@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -188,6 +189,7 @@ def test_late_answer_is_a_failure(serve: Serve, write: Write) -> None:
 
 INFERENCE = """
 import os
+import time
 
 def model_fn(model_dir):
     names = "SAGEMAKER_BATCH", "SAGEMAKER_MAX_PAYLOAD_IN_MB", "SAGEMAKER_BATCH_STRATEGY"
@@ -197,6 +199,9 @@ def model_fn(model_dir):
 def transform_fn(model, body, content_type, accept):
     if "bad" in body:
         raise ValueError("a bad row")
+    if "slow" in body:
+        print("a slow row", flush=True)
+        time.sleep(3)
     return model(body)
 """
 
@@ -272,6 +277,28 @@ def test_failed_file_fails_the_job_and_leaves_the_others(
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["2.csv.out"]
     assert "1.csv, line 1: status 500" in done.stderr
     assert "job Failed: 1 of 2 files have no output" in done.stderr
+
+
+@pytest.mark.usefixtures("run")
+def test_stopped_job_says_so_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("slow\n" * 20)
+    options = ("--model", "model", "--input", "in.csv", "--output", "out", "--split", "line",
+               "--content-type", "text/csv", "--strategy", "SingleRecord")  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-m", "local_test", "batch", *options],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdout
+        next(line for line in process.stdout if "a slow row" in line)
+        process.terminate()
+        told = process.stdout.read()
+    assert process.returncode == 1
+    assert "job Stopped" in told
+    assert "job Failed" not in told
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,7 @@ def test_parameters_travel_beside_the_texts(value: dict[str, Any]) -> None:
         ('{"inputs": "a", "parameters": [1]}', '"parameters" must be an object'),
         ('{"inputs": "a", "parameters": []}', '"parameters" must be an object'),
         ('{"inputs": "a", "parameters": 0}', '"parameters" must be an object'),
+        ('{"inputs": "a", "top_k": 2}', '"top_k" stands beside the text; .* within "parameters"'),
     ],
 )
 def test_a_value_that_is_no_record_says_what_is_wrong(body: str, message: str) -> None:
