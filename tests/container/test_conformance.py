@@ -11,6 +11,7 @@ import subprocess
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from local_test.conformance import conform
 from local_test.conformance.results import Result, Verdict
 from local_test.conformance.rules import Needs, Rule, chosen, judge
-from local_test.conformance.samples import Sample
+from local_test.conformance.samples import DEFAULT, Sample
 from local_test.conformance.subject import Options, Subject
 from local_test.programs import Engine, EngineError, find_engine
 from tests.container.running import wait_for
@@ -59,6 +60,9 @@ SERVING_FAULTS = {
     "400-for-unknown-types": "content-type-unknown",
     "accept-compared-whole": "accept-list",
     "accept-ignored": "accept-unknown",
+    "refuses-any-type": "accept-missing",
+    "never-healthy": "serve-becomes-healthy",
+    "has-no-invocations": "serve-answers",
     "answers-without-type": "answer-has-type",
     "limits-bodies-to-5-mb": "body-of-25-mb body-of-100-mb",
     "reads-no-chunks": "body-in-chunks",
@@ -80,10 +84,11 @@ SERVING_FAULTS = {
 }
 """By fault, the rules that see it."""
 
-WAITED_FOR = ("port-is-fixed", "stays-without-model")
+WAITED_FOR = ("port-is-fixed", "stays-without-model", "never-healthy")
 """Faults that are seen when nothing has come for as long as a start may take."""
 
 TRAINING_FAULTS = {
+    "always-fails": "train-completes",
     "downloads": "train-offline",
     "writes-to-root": "train-read-only-root",
     "writes-to-input": "train-read-only-input",
@@ -183,6 +188,8 @@ def test_a_fault_of_a_server_is_seen_by_its_rule_alone(
         model=model,
         environment=mirror,
         startup=10 if fault in WAITED_FOR else 20,
+        # Of one that the user did not give, it cannot be told that the server should read it.
+        sample=replace(DEFAULT, given=fault == "has-no-invocations"),
     )
     assert list(failed(results)) == expected, failed(results)
 

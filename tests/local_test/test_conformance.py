@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from xml.etree import ElementTree
 
 import pytest
@@ -15,8 +17,9 @@ import pytest
 from local_test import conformance
 from local_test.arguments import ArgumentError
 from local_test.conformance.results import Result, Verdict, as_json, as_junit, as_table
-from local_test.conformance.rules import RULES, chosen
+from local_test.conformance.rules import RULES, chosen, judge
 from local_test.conformance.samples import DEFAULT, Sample, alike, read
+from local_test.conformance.subject import Subject
 from local_test.conformance.trials import search
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,6 +155,22 @@ def test_an_unknown_rule_is_told_with_the_nearest_one() -> None:
     conformance.add_arguments(parser)
     with pytest.raises(ArgumentError, match="did you mean ping-empty"):
         conformance.run(parser.parse_args(["image", "--only", "ping-emty"]))
+
+
+@pytest.mark.parametrize(
+    ("rule", "details", "seen"),
+    [
+        ("image-platform", {"Os": "linux", "Architecture": "arm64"}, "linux/arm64"),
+        ("image-size", {"Size": 10_000_000_001}, "10.00 GB"),
+    ],
+)
+def test_an_image_for_other_machines_or_too_large_for_serverless_is_seen(
+    rule: str, details: dict[str, object], seen: str
+) -> None:
+    image = SimpleNamespace(details=details)
+    subject = cast(Subject, SimpleNamespace(image=image, abilities={"serve"}))
+    result = judge(chosen([rule], [])[0], subject)
+    assert (result.verdict, result.seen) == (Verdict.FAILED, seen)
 
 
 def test_every_rule_has_a_sentence_an_advice_and_a_source() -> None:

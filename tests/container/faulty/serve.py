@@ -85,6 +85,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/ping":
             ready = state["ready"] or FAULT == "ping-before-load"
+            ready = ready and FAULT != "never-healthy"
             self.answer(200 if ready else 503, b"\n" if FAULT == "ping-with-body" else b"")
         elif self.path == "/execution-parameters":
             strategy = "MultiRecord" if FAULT == "odd-execution-parameters" else "MULTI_RECORD"
@@ -99,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         if self.path == "/ping" and FAULT != "ping-by-get-alone":
             self.do_GET()
-        elif self.path == "/invocations":
+        elif self.path == "/invocations" and FAULT != "has-no-invocations":
             state["busy"] += 1
             try:
                 self.invoke()
@@ -137,6 +138,8 @@ class Handler(BaseHTTPRequestHandler):
             allowed = accept in ("*/*", "application/json")
         else:
             allowed = "*/*" in accept or "application/json" in accept
+        if FAULT == "refuses-any-type" and self.headers.get("Accept") == "*/*":
+            allowed = False
         if not allowed and FAULT != "accept-ignored":
             raise ClientError(406, "application/json alone can be written")
         if kind == "application/jsonlines":

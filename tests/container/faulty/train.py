@@ -35,6 +35,8 @@ def read_hyperparameters():
 
 
 def stand_demands():
+    if FAULT == "always-fails":
+        raise ValueError("nothing can be learnt")
     resources = json.loads((ML / "input/config/resourceconfig.json").read_text())
     if FAULT == "needs-optional-resources":
         resources["current_instance_type"]
