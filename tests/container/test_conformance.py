@@ -53,6 +53,7 @@ SERVING_FAULTS = {
     "ping-with-body": "ping-empty",
     "ping-by-get-alone": "ping-methods",
     "predicts-one-at-a-time": "ping-under-load",
+    "accepts-late": "ping-under-load accepts-under-load",
     "resets-when-busy": "answers-under-load",
     "mixes-answers": "answers-kept-apart",
     "charset-unparsed": "content-type-charset",

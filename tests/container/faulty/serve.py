@@ -191,8 +191,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Server(HTTPServer if FAULT == "predicts-one-at-a-time" else ThreadingHTTPServer):
-    request_queue_size = 512
+    request_queue_size = 2 if FAULT == "accepts-late" else 512
     daemon_threads = False
+
+    def get_request(self):
+        if FAULT == "accepts-late":
+            time.sleep(0.05)
+        return super().get_request()
 
     def handle_error(self, request, client_address):
         print("a client is lost", flush=True)
