@@ -156,7 +156,7 @@ def _meet(rank: int, size: int) -> Any:
     store = TCPStore(host, port, size, rank == 0, TIMEOUT, wait_for_workers=False)
     store.set(str(rank), "")
     for other in map(str, range(size)):
-        _wait_until(partial(store.check, [other]), f"process {other} of 0 to {size - 1}")
+        _wait_until(partial(store.check, [other]), f"process {other} (of {size}, counted from 0)")
     return store
 
 
