@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,9 @@ HOSTS = ("algo-1", "algo-2")
 SCRIPT = "conform_script.py"
 SCRIPT_SAYS = "conform-script: "
 """Begins the line in which a script tells what it was given, in JSON."""
+
+LOADING = 15.0
+"""Seconds in which a job has read its checkpoints, or failed at it."""
 
 PIPE_MARGIN = 60.0
 """Seconds that a job in Pipe mode may take beyond one in File mode, before it is said to hang."""
@@ -197,6 +201,21 @@ class Jobs:
             finally:
                 program.remove()
         raise NotApplicable("the job is over too soon to be stopped; give --stop-hyperparameter")
+
+    @cached_property
+    def damaged(self) -> Job:
+        """A job that goes on from what a stopped one left, with its newest checkpoint cut short."""
+        tree = self.stopped.job.tree
+        files = [path for path in (tree / "checkpoints").rglob("*") if path.is_file()]
+        if not files:
+            raise NotApplicable("the stopped job left no checkpoint")
+        newest = max(files, key=lambda path: (path.stat().st_mtime, path.stat().st_size))
+        (tree / "output/failure").unlink(missing_ok=True)
+        try:
+            os.truncate(newest, newest.stat().st_size // 2)
+        except PermissionError as error:
+            raise NotApplicable(f"its checkpoints belong to another user: {error}") from error
+        return self._run(tree, self.trials.kept, 2 * self.seconds + LOADING)
 
     @cached_property
     def piped(self) -> Job:

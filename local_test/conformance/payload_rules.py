@@ -81,6 +81,20 @@ def content_type_unknown(subject: Subject) -> str:
 
 @rule(
     Needs.SERVER,
+    advice="take a missing Content-Type for the one that the model reads, or answer with 415",
+    source="InvokeEndpoint: ContentType is optional",
+)
+def content_type_missing(subject: Subject) -> str:
+    """A request without Content-Type is answered, or refused with 4xx."""
+    server = subject.servers.answering
+    answer = server.ask("POST", "/invocations", subject.options.sample.body, {})
+    if not 200 <= answer.status < 500:
+        raise Broken(str(answer))
+    return str(answer)
+
+
+@rule(
+    Needs.SERVER,
     advice="take a missing Accept for */*",
     source="InvokeEndpoint: Accept is optional; aws/sagemaker-python-sdk#4869",
 )

@@ -175,6 +175,20 @@ def train_starts_again(subject: Subject) -> str:
 
 @rule(
     Needs.TRAINING,
+    advice="write a checkpoint under another name and rename it when it is whole; check it before "
+    "use, and go on from the one before, or begin anew",
+    source="model-managed-spot-training; model-checkpoints: files are copied as they are written",
+)
+def train_damaged_checkpoint(subject: Subject) -> str:
+    """A job whose newest checkpoint is cut short, as by SIGKILL, goes on all the same."""
+    job = subject.jobs.damaged
+    if job.code:
+        raise Broken(str(job))
+    return str(job)
+
+
+@rule(
+    Needs.TRAINING,
     advice="read hosts and current_host alone, in any order; ask for the other's address until it "
     "has one; train on all hosts, or on the first while the others end with 0",
     source="your-algorithms-training-algo-running-container: distributed training; "

@@ -126,7 +126,8 @@ class Handler(BaseHTTPRequestHandler):
             )
 
     def predictions(self, body):
-        kind = self.headers.get("Content-Type", READS[0])
+        default = None if FAULT == "needs-a-type" else READS[0]
+        kind = self.headers.get("Content-Type", default)
         if FAULT != "charset-unparsed":
             kind = kind.partition(";")[0].strip()
         if FAULT != "types-have-case":
