@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -47,8 +48,6 @@ LEAN_RESOURCES = {
     "network_interface_name": "ethwe",
 }
 """What the SDKs' local modes write, with an interface that no container has."""
-
-NONE_WORKS = "no job went well (rule train-completes)"
 
 HOSTS = ("algo-1", "algo-2")
 SCRIPT = "conform_script.py"
@@ -128,26 +127,24 @@ class Jobs:
         return search(demands, self._under, lambda job: job.code == 0)
 
     @property
+    def working(self) -> Trials[Job]:
+        """The trials, of which one went well.
+
+        Raises:
+            NotApplicable: none did.
+        """
+        if not self.trials.works:
+            raise NotApplicable("no job went well (rule train-completes)")
+        return self.trials
+
+    @property
     def done(self) -> Job:
         """A job that went well.
 
         Raises:
             NotApplicable: there is none.
         """
-        if not self.trials.works:
-            raise NotApplicable(NONE_WORKS)
-        return self.trials.best
-
-    @property
-    def stood(self) -> frozenset[str]:
-        """The demands of the job that went well.
-
-        Raises:
-            NotApplicable: there is none.
-        """
-        if not self.trials.works:
-            raise NotApplicable(NONE_WORKS)
-        return self.trials.kept
+        return self.working.best
 
     @property
     def seconds(self) -> float:
@@ -206,10 +203,10 @@ class Jobs:
     def damaged(self) -> Job:
         """A job that goes on from what a stopped one left, with its newest checkpoint cut short."""
         tree = self.stopped.job.tree
-        files = [path for path in (tree / "checkpoints").rglob("*") if path.is_file()]
-        if not files:
+        left = [path for path in (tree / "checkpoints").rglob("*") if path.is_file()]
+        if not left:
             raise NotApplicable("the stopped job left no checkpoint")
-        newest = max(files, key=lambda path: (path.stat().st_mtime, path.stat().st_size))
+        newest = max(left, key=lambda path: (path.stat().st_mtime, path.stat().st_size))
         (tree / "output/failure").unlink(missing_ok=True)
         try:
             os.truncate(newest, newest.stat().st_size // 2)
@@ -221,12 +218,11 @@ class Jobs:
     def piped(self) -> Job:
         """A job all of whose channels are in Pipe mode."""
         tree = self._tree(self._options.hyperparameters, mode="Pipe")
-        limit = min(self.seconds + PIPE_MARGIN, self._options.max_runtime)
         with ExitStack() as stack:
             for name, path in self._options.data.items():
                 feeder = Feeder(tree / "input/data" / name, files(path))
                 stack.callback(feeder.close)
-            return self._run(tree, self.stood, limit)
+            return self._run(tree, self.working.kept, self.seconds + PIPE_MARGIN)
 
     @cached_property
     def two(self) -> list[Job]:
@@ -236,7 +232,7 @@ class Jobs:
             programs, trees = [], []
             for host in HOSTS:
                 trees.append(self._tree(self._options.hyperparameters, host=host))
-                programs.append(self._start(trees[-1], self.stood, host))
+                programs.append(self._start(trees[-1], self.working.kept, host))
                 stack.callback(programs[-1].remove)
             limit = started + self._options.max_runtime
             while any(program.returncode is None for program in programs):
@@ -260,7 +256,7 @@ class Jobs:
         archive, more = submit(source, SCRIPT, scratch, Path("/opt/ml"))
         channels = {**self._options.data, CHANNEL: archive}
         tree = self._tree({**self._options.hyperparameters, **more}, channels)
-        return self._run(tree, self.stood)
+        return self._run(tree, self.working.kept)
 
     def _under(self, demands: frozenset[str]) -> Job:
         hyperparameters = dict(self._options.hyperparameters)
@@ -313,11 +309,11 @@ class Jobs:
         )
         return Container(self._subject.engine, self._options.image, ["train"], surroundings)
 
-    def _run(self, tree: Path, demands: frozenset[str], limit: float | None = None) -> Job:
+    def _run(self, tree: Path, demands: frozenset[str], limit: float = math.inf) -> Job:
         started = time.monotonic()
         program = self._start(tree, demands)
         try:
-            code: int | None = program.wait(limit or self._options.max_runtime)
+            code: int | None = program.wait(min(limit, self._options.max_runtime))
         except TimeoutError:
             code = None
         finally:

@@ -11,6 +11,7 @@ import subprocess
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -381,16 +382,27 @@ def documented(heading: str) -> list[str]:
     return re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)
 
 
+@contextmanager
+def built(docker: Docker, base: str, directory: Path) -> Iterator[str]:
+    """Yield the name of an image of another shape, which is made on top of ours."""
+    name = f"test-conform-{uuid.uuid4().hex[:8]}"
+    certificates = os.environ.get("CA_BUNDLE")
+    secret = ("--secret", f"id=ca,src={certificates}") if certificates else ()
+    arguments = ("--build-arg", f"BASE={base}", *secret)
+    docker("build", "--quiet", "--tag", name, *arguments, str(directory))
+    try:
+        yield name
+    finally:
+        docker("image", "rm", "--force", name)
+
+
 def test_the_common_shape_of_container_breaks_the_rules_that_the_docs_name(
     engine: Engine, docker: Docker, image: Callable[[str], str], tmp_path: Path
 ) -> None:
     rows = [f"class{i % 3},{i % 3}.{i},{i % 3}.5" for i in range(30)]
     (tmp_path / "rows.csv").write_text("\n".join(rows))
-    name = f"test-conform-{uuid.uuid4().hex[:8]}"
-    base = f"BASE={image('serve')}"
-    docker("build", "--quiet", "--tag", name, "--build-arg", base, str(NGINX))
     rules = documented("nginx, gunicorn and Flask")
-    try:
+    with built(docker, image("serve"), NGINX) as name:
         results = judged(
             engine,
             name,
@@ -398,27 +410,15 @@ def test_the_common_shape_of_container_breaks_the_rules_that_the_docs_name(
             data={"training": tmp_path},
             sample=Sample(b"0.5,0.5\n2.5,2.5\n", "text/csv"),
         )
-    finally:
-        docker("image", "rm", "--force", name)
     assert set(failed(results)) == set(rules)
 
 
 def test_multi_model_server_breaks_the_rules_that_the_docs_name(
     engine: Engine, docker: Docker, image: Callable[[str], str], model: Path
 ) -> None:
-    name = f"test-conform-{uuid.uuid4().hex[:8]}"
-    certificates = os.environ.get("CA_BUNDLE")
-    secret = ("--secret", f"id=ca,src={certificates}") if certificates else ()
-    base = f"BASE={image('serve')}"
-    docker("build", "--quiet", "--tag", name, *secret, "--build-arg", base, str(MULTI_MODEL_SERVER))
     # It takes two minutes to see that this server goes on without a model.
-    rules = [
-        rule for rule in documented("multi-model-server") if rule != "serve-ends-without-model"
-    ]
-    try:
-        results = judged(
-            engine, name, chosen([*rules, "serve-answers"], []), serve=True, model=model, startup=60
-        )
-    finally:
-        docker("image", "rm", "--force", name)
-    assert set(failed(results)) == set(rules)
+    rules = set(documented("multi-model-server")) - {"serve-ends-without-model"}
+    with built(docker, image("serve"), MULTI_MODEL_SERVER) as name:
+        judging = chosen([*rules, "serve-answers"], [])
+        results = judged(engine, name, judging, serve=True, model=model, startup=60)
+    assert set(failed(results)) == rules
