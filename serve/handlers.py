@@ -24,7 +24,6 @@ from serve.encoders import best_of
 from serve.errors import NotAcceptable, NotReady, UserCodeError
 from serve.invocation import PATIENCE, Clock, Invocation, Reply
 from serve.settings import Settings
-from serve.turns import aside
 from serve.user_code import HANDLERS, LOADING, Program
 from serve.user_context import Context
 from serve.user_defaults import BuiltInModel, Defaults
@@ -168,20 +167,19 @@ class UserModel:
             NotReady: the model was unloaded meanwhile.
         """
         came = time.monotonic()
-        with aside():
-            while not self._turns.acquire(timeout=PATIENCE):
-                if self._fault:
-                    raise NotReady(self._fault)
-                clock.look()
-            started = time.monotonic()
-            try:
-                if self._fault:
-                    raise NotReady(self._fault)
-                yield
-            finally:
-                self._turns.release()
-                clock.seconds["queue"] += started - came
-                clock.seconds["model"] += time.monotonic() - started
+        while not self._turns.acquire(timeout=PATIENCE):
+            if self._fault:
+                raise NotReady(self._fault)
+            clock.look()
+        started = time.monotonic()
+        try:
+            if self._fault:
+                raise NotReady(self._fault)
+            yield
+        finally:
+            self._turns.release()
+            clock.seconds["queue"] += started - came
+            clock.seconds["model"] += time.monotonic() - started
 
     def _negotiate(self, header: str, last: _Handler) -> str:
         """Return the media type that the client likes best, without parameters.

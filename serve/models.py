@@ -18,7 +18,6 @@ from serve.memo import Memo
 from serve.memory import Appetite, forget_frames, give_back, is_shortage, resident
 from serve.servables import servable_for
 from serve.settings import Settings
-from serve.turns import aside
 from textmodel.artifact import ArtifactError
 from textmodel.hardware import Choice, free_memory
 
@@ -102,7 +101,6 @@ class Models:
             "ask one of GET /models at POST /models/NAME/invoke"
         )
 
-    @aside()
     def load(self, name: str, url: str) -> Model:
         """Load the model in the directory `url`.
 
@@ -128,7 +126,6 @@ class Models:
             self._note()
         return entry.model
 
-    @aside()
     def unload(self, name: str) -> None:
         """Release a model; when this returns, its memory is given back.
 
@@ -225,7 +222,6 @@ class Models:
             listed = [entry.model for entry in self._entries.values() if entry.listed]
             self._memo.write({model.name: model.url for model in listed})
 
-    @aside()
     def _awake(self, entry: _Entry, clock: Clock) -> Servable:
         """Load a model that is known, but not in memory, for a request."""
         patience = min(max(clock.deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)

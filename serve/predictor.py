@@ -23,7 +23,6 @@ from serve.records import Record
 from serve.settings import Settings
 from serve.streams import giving_way, shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
-from serve.turns import aside
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
 from textmodel.tokenizer import Tokens, characters_of
@@ -254,7 +253,6 @@ def _wait(job: Job[Result], clock: Clock) -> Sequence[Result]:
     Raises:
         ClientGone, TooLate: nobody waits for them any more.
     """
-    with aside():
-        while not job.wait(PATIENCE):
-            clock.look()
+    while not job.wait(PATIENCE):
+        clock.look()
     return job.results()

@@ -16,7 +16,6 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any
@@ -26,7 +25,6 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serve import metrics, wire
 from serve.invocation import ARRIVED
-from serve.turns import in_turn
 
 __all__ = ["Worker", "closed", "limit_waiting"]
 
@@ -165,15 +163,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if time.monotonic() - conn.arrived > STALE and closed(conn.sock):
             conn.close()
             return False
-        whole = conn.whole
         while True:
             ARRIVED.set(conn.arrived)
-            with in_turn() if whole else nullcontext():
-                kept = super().handle(conn)
+            kept = super().handle(conn)
             if kept is not True or not self.alive or not self._follows(conn):
                 break
             conn.arrived = time.monotonic()
-            whole = True
         if not kept:
             limit = time.monotonic() + LINGER
             with contextlib.suppress(OSError, ParseException):
