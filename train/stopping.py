@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT: end at once, or finish the step in hand where that saves a model.
 
-SageMaker sends SIGTERM, and SIGKILL 120 s later.
+SageMaker sends SIGTERM, and SIGKILL 120 s later. A second SIGTERM asks for nothing new; a second
+Ctrl-C is that of a user who does not want to wait for the model.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Stop:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note the first signal, for the code inside to find in `requested`.
+        """Only note signals, for the code inside to find in `requested`, but for a second SIGINT.
 
         Raises:
             Stopped: there was a signal before, and what it raised got lost.
@@ -62,9 +63,9 @@ class Stop:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first = not self.signal
+        impatient = bool(self.signal) and number == signal.SIGINT
         self.requested = self.signal = signal.Signals(number).name
-        if not (self._deferred and first):
+        if not self._deferred or impatient:
             self._raise(number, frame)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:

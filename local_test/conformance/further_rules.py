@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
+import time
 
 from local_test.conformance.image import BIND_TO_PORT, MULTI_MODELS
 from local_test.conformance.payload_rules import large_body
@@ -16,6 +18,19 @@ from local_test.transform import MAX_PAYLOAD, STRATEGIES
 PORT = 9001
 MODELS = "/opt/ml/models"
 JSON = {"Content-Type": "application/json"}
+CSV = "text/csv"
+RECOVERY = 30.0
+"""Seconds that a server has to start another process in place of one that was killed."""
+KILL_LARGEST = """
+largest=0
+for process in /proc/[0-9]*; do
+    case ${process#/proc/} in 1 | $$) continue ;; esac
+    read -r _ pages _ <"$process/statm" || continue
+    if [ "$pages" -gt "$largest" ]; then largest=$pages victim=$process; fi
+done
+[ "$victim" ] && tr '\\0' ' ' <"$victim/cmdline" && kill -9 "${victim#/proc/}"
+"""
+"""A shell's program that kills a process other than the first, and tells which."""
 
 
 @rule(
@@ -145,6 +160,58 @@ def lines_of_json(subject: Subject) -> str:
     if mixed.status >= 500 or (mixed.good and len(mixed.text.splitlines()) != 3):
         raise Broken(f"3 lines, one of them bad, got {mixed}")
     return f"3 lines got 3; with a bad one among them {mixed}"
+
+
+@rule(
+    Needs.FURTHER,
+    advice="write one row for each that came, ended by a line break, and no header",
+    source="batch-transform-data-processing: JoinSource; batch-transform: SplitType Line",
+)
+def rows_of_csv(subject: Subject) -> str:
+    """Rows of CSV, where they are read and written, get as many rows of answer."""
+    body = subject.options.sample.rows(3)
+    if body is None:
+        raise NotApplicable("no row is known that it reads")
+    subject.servers.require_answers()
+    for ending, sent in {"without a line break at the end": body, "with one": body + b"\n"}.items():
+        answer = subject.servers.batch.invoke(Sample(sent, CSV), {"Accept": CSV})
+        if 400 <= answer.status < 500:
+            raise NotApplicable(f"rows of text in {CSV} are not read or not written: {answer}")
+        if answer.good and CSV not in answer.headers.get("content-type", ""):
+            raise NotApplicable(f"{CSV} is not written: {answer}")
+        if not answer.good or len(list(csv.reader(answer.text.splitlines()))) != 3:
+            raise Broken(f"3 rows {ending} got {answer}")
+    return f"3 rows got {answer}"
+
+
+@rule(
+    Needs.FURTHER,
+    advice="start another process in place of one that is lost, as gunicorn does; or end, or "
+    "answer /ping with 503, and the platform replaces the container",
+    source="your-algorithms-inference-code: health checks; awslabs/multi-model-server#1027",
+)
+def serve_survives_kill(subject: Subject) -> str:
+    """A server whose largest process is killed answers again, ends, or says so to /ping."""
+    subject.servers.require_answers()
+    server, sample = subject.servers.special({}), subject.options.sample
+    killed = subject.engine.run("exec", server.program.name, "sh", "-c", KILL_LARGEST, check=False)
+    if not killed:
+        raise NotApplicable("no process of it but process 1 is seen, with which it ends")
+    started = time.monotonic()
+    while True:
+        answer = server.ask("POST", "/invocations", sample.body, sample.headers, RECOVERY)
+        waited = time.monotonic() - started
+        if server.program.returncode is not None:
+            return f"it ended with status {server.program.returncode} after {waited:.1f} s"
+        if answer.good:
+            return f"it answers {waited:.1f} s after the end of {killed[:100]}"
+        if waited > RECOVERY:
+            break
+        time.sleep(0.2)
+    ping = server.ping()
+    if ping.status == 200:
+        raise Broken(f"without {killed[:100]} /ping says 200, and the sample got {answer}")
+    return f"/ping got {ping}"
 
 
 @rule(

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -57,6 +58,9 @@ SCRIPT_SAYS = "conform-script: "
 LOADING = 15.0
 """Seconds in which a job has read its checkpoints, or failed at it."""
 
+BETWEEN_SIGNALS = 0.2
+"""Seconds from one SIGTERM to the next, where there are two."""
+
 PIPE_MARGIN = 60.0
 """Seconds that a job in Pipe mode may take beyond one in File mode, before it is said to hang."""
 
@@ -88,6 +92,15 @@ class Job:
     def model(self) -> list[Path]:
         return sorted(path for path in (self.tree / "model").rglob("*") if not path.is_dir())
 
+    @property
+    def kept(self) -> list[str]:
+        """Which of the directories that outlive it hold files."""
+        return [
+            name
+            for name in ("model", "checkpoints")
+            if any(path.is_file() for path in (self.tree / name).rglob("*"))
+        ]
+
     def __str__(self) -> str:
         if self.code is None:
             return f"still ran after {self.seconds:.0f} s"
@@ -106,7 +119,7 @@ class Stop:
     job: Job
     grace: float
     seconds: float
-    """From SIGTERM to its end."""
+    """From the last SIGTERM to its end."""
     process_1: str
 
 
@@ -180,6 +193,14 @@ class Jobs:
     @cached_property
     def stopped(self) -> Stop:
         """A job that gets SIGTERM half-way; one that is said to be long, when others have ended."""
+        return self._stopped([])
+
+    @cached_property
+    def stopped_twice(self) -> Stop:
+        """A job that gets SIGTERM again while it still stops."""
+        return self._stopped([signal.SIGTERM])
+
+    def _stopped(self, before: Sequence[signal.Signals]) -> Stop:
         long = self._options.stop_hyperparameters
         hyperparameters = {**self._options.hyperparameters, **long}
         for wait in [self.seconds + 1] if long else [self.seconds / part for part in (2, 4, 8)]:
@@ -192,6 +213,9 @@ class Jobs:
                 process_1 = self._subject.process_1(program)
                 if program.returncode is None:
                     grace = self._options.grace or GRACE
+                    for number in before:
+                        program.send(number)
+                        time.sleep(BETWEEN_SIGNALS)
                     seconds = program.stop(grace)
                     job = Job(program.returncode, time.monotonic() - started, program.lines, tree)
                     return Stop(job, grace, seconds, process_1)

@@ -7,13 +7,19 @@ from contextlib import suppress
 
 from local_test.conformance.client import Answer, Half, ask, in_pieces
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
-from local_test.conformance.samples import alike
+from local_test.conformance.samples import Sample, alike
 from local_test.conformance.server import Server
 from local_test.conformance.subject import Subject
 
 MB = 1_000_000
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 INFERENCE_ID = "X-Amzn-SageMaker-Inference-Id"
+UNPICKLED = b"conform-unpickled\n"
+OBJECTS = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }".ljust(117) + b"\n"
+PICKLED = b"\x80\x03cposix\nwrite\nK\x02C" + bytes([len(UNPICKLED)]) + UNPICKLED + b"\x86R."
+"""A pickle of what `os.write(2, UNPICKLED)` returns."""
+PICKLED_ARRAY = b"\x93NUMPY\x01\x00" + len(OBJECTS).to_bytes(2, "little") + OBJECTS + PICKLED
+"""An array of one object in numpy's format."""
 ODD_TEXTS = {
     "empty": "",
     "blanks": "   ",
@@ -243,3 +249,22 @@ def inference_id(subject: Subject) -> str:
             return found[0][:200]
         time.sleep(0.1)
     raise Broken("not in the log")
+
+
+@rule(
+    Needs.SERVER,
+    advice="read arrays with numpy.load(..., allow_pickle=False), which is numpy's default",
+    source="aws/sagemaker-inference-toolkit: decoder.py allows pickles; numpy.load: security",
+)
+def npy_without_pickle(subject: Subject) -> str:
+    """An array of objects is refused with 4xx: to read it is to run what code the client wrote."""
+    server = subject.servers.answering
+    answer = server.invoke(Sample(PICKLED_ARRAY, "application/x-npy"))
+    if answer.status == 415:
+        raise NotApplicable(f"arrays are not read: {answer}")
+    time.sleep(0.5)  # what is written has a way to go until it is seen here
+    if any(UNPICKLED.decode().strip() in line for line in server.program.lines):
+        raise Broken(f"code in the body was run; then it got {answer}")
+    if not 400 <= answer.status < 500:
+        raise Broken(str(answer))
+    return str(answer)

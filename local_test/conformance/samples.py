@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import re
@@ -43,7 +44,11 @@ class Sample:
 
     @property
     def is_json(self) -> bool:
-        return self.content_type.partition(";")[0].strip().lower() == "application/json"
+        return self._type == "application/json"
+
+    @property
+    def _type(self) -> str:
+        return self.content_type.partition(";")[0].strip().lower()
 
     def with_text(self, text: str) -> Sample | None:
         """Return the sample with another text in place of its longest; None without a text."""
@@ -55,6 +60,17 @@ class Sample:
             return None
         body = json.dumps(_replaced(value, longest, text), ensure_ascii=False).encode()
         return Sample(body, self.content_type)
+
+    def rows(self, count: int) -> bytes | None:
+        """Return so many rows of CSV without a line break at the end; None where none is known."""
+        if self._type == "text/csv":
+            return b"\n".join([self.body.strip().splitlines()[0]] * count)
+        longest = max(_texts(json.loads(self.body)), key=len, default="") if self.is_json else ""
+        if not longest:
+            return None
+        written = io.StringIO()
+        csv.writer(written, lineterminator="\n").writerows([[longest]] * count)
+        return written.getvalue().rstrip("\n").encode()
 
     def variants(self, count: int) -> list[Sample]:
         """Return samples with other texts, or the lines of this one; fewer if there are none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from local_test.conformance.jobs import HOSTS, SCRIPT_SAYS, Job
+from local_test.conformance.jobs import HOSTS, SCRIPT_SAYS, Job, Stop
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
 from local_test.conformance.secret import keeps_secret
 from local_test.conformance.subject import Subject
@@ -317,15 +317,43 @@ def train_failure_cause(subject: Subject) -> str:
 )
 def train_ends_on_sigterm(subject: Subject) -> str:
     """A job that gets SIGTERM ends by itself within 120 seconds."""
-    stop = subject.jobs.stopped
+    stop = _stopped(subject)
     process = f"process 1: {stop.process_1[:100]}"
     if stop.seconds >= stop.grace:
         raise Broken(f"it had to be killed {stop.grace:g} s after SIGTERM; {process}")
-    whole = subject.jobs.seconds
+    return f"{stop.seconds:.1f} s after SIGTERM, exit status {stop.job.code}; {process}"
+
+
+@rule(
+    Needs.TRAINING,
+    advice="in the handler of SIGTERM set a flag, and no more; ignore the signal once it is set",
+    source="your-algorithms-training-algo-dockerfile: SIGTERM, of which a user's stop and the end "
+    "of a spot instance are one each",
+)
+def train_second_sigterm(subject: Subject) -> str:
+    """A job that gets SIGTERM again while it stops ends as after one, with all that it keeps."""
+    once = _stopped(subject)
+    if once.seconds >= once.grace:
+        raise NotApplicable("it does not end after one (rule train-ends-on-sigterm)")
+    twice = subject.jobs.stopped_twice
+    if twice.seconds >= twice.grace:
+        raise Broken(f"it had to be killed {twice.grace:g} s after the second SIGTERM")
+    after_one, after_two = (
+        f"exit status {job.code} and files in {' and '.join(job.kept) or 'no directory'}"
+        for job in (once.job, twice.job)
+    )
+    if after_one != after_two:
+        raise Broken(f"after one SIGTERM {after_one}, after two {after_two}")
+    return after_two
+
+
+def _stopped(subject: Subject) -> Stop:
+    """Return a stopped job, of which it can be told that the signal ended it."""
+    stop, whole = subject.jobs.stopped, subject.jobs.seconds
     unmoved = not stop.job.code and stop.job.seconds > 0.8 * whole
-    if unmoved and not subject.options.stop_hyperparameters:
+    if stop.seconds < stop.grace and unmoved and not subject.options.stop_hyperparameters:
         raise NotApplicable(
             f"it ended after {stop.job.seconds:.1f} s, as it does without a signal "
             f"({whole:.1f} s); give --stop-hyperparameter for a job of minutes"
         )
-    return f"{stop.seconds:.1f} s after SIGTERM, exit status {stop.job.code}; {process}"
+    return stop

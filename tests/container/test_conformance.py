@@ -39,7 +39,13 @@ SLOW_RULES = {
     *("ping-under-load", "accepts-under-load", "answers-under-load", "answers-kept-apart"),
     *("body-of-25-mb", "own-faults", "no-tracebacks"),
     *("train-empty-hyperparameters", "train-starts-again", "train-ends-on-sigterm"),
-    *("train-two-instances", "train-pipe-input", "train-script", "train-damaged-checkpoint"),
+    *(
+        "train-second-sigterm",
+        "train-two-instances",
+        "train-pipe-input",
+        "train-script",
+        "train-damaged-checkpoint",
+    ),
 }
 """Those that need seconds, or a job or server of their own: for their own faults alone."""
 
@@ -84,6 +90,9 @@ SERVING_FAULTS = {
     "port-is-fixed": "bind-to-port",
     "odd-execution-parameters": "execution-parameters",
     "joins-lines": "lines-of-json",
+    "joins-rows": "rows-of-csv",
+    "unpickles": "npy-without-pickle",
+    "outlives-its-worker": "serve-survives-kill",
 }
 """By fault, the rules that see it."""
 
@@ -110,6 +119,7 @@ TRAINING_FAULTS = {
     "traceback-first": "train-failure-cause",
     "ignores-sigterm": "train-ends-on-sigterm",
     "trusts-checkpoints": "train-damaged-checkpoint",
+    "leaves-in-haste": "train-second-sigterm",
     "knows-one-host": "train-two-instances",
     "waits-for-files": "train-pipe-input",
     "tells-scripts-no-channels": "train-script",
@@ -254,7 +264,10 @@ def test_an_image_without_fault_passes_all_rules(engine: Engine, build: Build, m
     told = {one.rule for one in results if one.verdict is Verdict.NOT_APPLICABLE}
     assert (failed(results), told) == (
         {},
-        {"image-manifest", "multi-models", "train-script", "train-damaged-checkpoint"},
+        {
+            *("image-manifest", "multi-models", "train-script", "train-damaged-checkpoint"),
+            *("npy-without-pickle", "serve-survives-kill"),
+        },
     )
 
 

@@ -79,7 +79,7 @@ def test_hyperparameter_that_is_set_twice_is_refused(pair: tuple[str, str]) -> N
         "_tuning_objective_metric", "sagemaker_submit_directory", "sagemaker_program",
         "sagemaker_container_log_level", "sagemaker_job_name", "sagemaker_region",
         "sagemaker_estimator_module", "sagemaker_estimator_class_name", "output-data-dir",
-        *IGNORED,
+        *sorted(IGNORED),
     ],
 )  # fmt: skip
 def test_names_for_the_platform_are_accepted(name: str) -> None:

@@ -47,7 +47,7 @@ def in_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return program.main()
 
 
-def stopped(root: Path, when: str, times: int = 1) -> tuple[int, str]:
+def stopped(root: Path, when: str, *signals: int) -> tuple[int, str]:
     """Start a job, send SIGTERM when a line of its log has `when`, and wait for its end."""
     with start(root) as process:
         assert process.stdout
@@ -56,8 +56,8 @@ def stopped(root: Path, when: str, times: int = 1) -> tuple[int, str]:
             log += line
             if when in line:
                 break
-        for _ in range(times):
-            process.send_signal(signal.SIGTERM)
+        for number in signals or (signal.SIGTERM,):
+            process.send_signal(number)
             time.sleep(0.05)
         log += process.communicate(timeout=60)[0]
     return process.returncode, log
@@ -249,7 +249,7 @@ def test_stop_while_embedding_leaves_nothing(
     times: int, tmp_path: Path, tiny_encoder: Path
 ) -> None:
     root = job(tmp_path / "ml", tiny_encoder, rows=200_000)
-    code, log = stopped(root, "cpus=", times)
+    code, log = stopped(root, "cpus=", *[signal.SIGTERM] * times)
     assert code == 143, log
     assert "Traceback" not in log
     assert files_of(root / "model") == NOTHING
@@ -283,9 +283,20 @@ def test_stop_after_the_last_step_keeps_the_model(tmp_path: Path, tiny_encoder: 
     assert load_classifier(root / "model").predict(["fire"]).shape == (1, 2)
 
 
-def test_second_stop_during_fine_tuning_leaves_nothing(tmp_path: Path, tiny_encoder: Path) -> None:
+def test_second_sigterm_during_fine_tuning_loses_nothing(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
     root = job(tmp_path / "ml", tiny_encoder, rows=400, recipe="finetune", epochs="1000")
-    code, log = stopped(root, "[metric] loss", times=2)
+    code, log = stopped(root, "[metric] loss", signal.SIGTERM, signal.SIGTERM)
+    assert code == 0, log
+    assert load_classifier(root / "model").predict(["fire"]).shape == (1, 2)
+
+
+def test_second_sigint_during_fine_tuning_leaves_nothing(
+    tmp_path: Path, tiny_encoder: Path
+) -> None:
+    root = job(tmp_path / "ml", tiny_encoder, rows=400, recipe="finetune", epochs="1000")
+    code, log = stopped(root, "[metric] loss", signal.SIGINT, signal.SIGINT)
     assert code == 143, log
     assert files_of(root / "model") == NOTHING
 

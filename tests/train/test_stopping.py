@@ -57,9 +57,15 @@ def test_signal_after_inner_work_that_wound_up_is_still_only_noted(stop: Stop) -
     assert stop.requested == "SIGTERM"
 
 
-def test_second_signal_ends_the_work_that_winds_up(stop: Stop) -> None:
-    with pytest.raises(Stopped, match="SIGTERM"):
-        deferred(stop, signal.SIGTERM, signal.SIGTERM)
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_second_sigint_ends_the_work_that_winds_up(stop: Stop, first: int) -> None:
+    with pytest.raises(Stopped, match="SIGINT"):
+        deferred(stop, first, signal.SIGINT)
+
+
+def test_second_sigterm_does_not_cut_short_the_work_that_winds_up(stop: Stop) -> None:
+    deferred(stop, signal.SIGTERM, signal.SIGTERM)
+    assert stop.requested == "SIGTERM"
 
 
 def test_second_signal_ends_the_work_after_it_was_wound_up(stop: Stop) -> None:

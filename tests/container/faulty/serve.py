@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """A server that scores texts, with at most one fault, which FAULT names."""
 
+import csv
+import io
 import json
 import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -16,7 +19,7 @@ from pathlib import Path
 
 FAULT = os.environ["FAULT"]
 MODEL = Path("/opt/ml/model")
-READS = ("application/json", "application/jsonlines")
+READS = ("application/json", "application/jsonlines", "text/csv")
 LIMIT = 5_000_000 if FAULT == "limits-bodies-to-5-mb" else 200_000_000
 ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 state = {"ready": False, "code": None, "text": "", "busy": 0}
@@ -65,6 +68,10 @@ def predict(value):
     state["text"] = value["inputs"]
     if FAULT in ("mixes-answers", "predicts-one-at-a-time"):
         time.sleep(0.05)
+    if FAULT == "outlives-its-worker":
+        state["worker"].stdin.write(b"\n")
+        state["worker"].stdin.flush()
+        state["worker"].stdout.readline()
     text = state["text"] if FAULT == "mixes-answers" else value["inputs"]
     if FAULT == "fails-on-empty-text":
         text[0]
@@ -132,9 +139,18 @@ class Handler(BaseHTTPRequestHandler):
             kind = kind.partition(";")[0].strip()
         if FAULT != "types-have-case":
             kind = kind.lower()
+        if kind == "application/x-npy" and FAULT == "unpickles":
+            import numpy
+
+            numpy.load(io.BytesIO(body), allow_pickle=True)
+            raise ClientError(400, "arrays of numbers alone are read")
         if kind not in READS:
             raise ClientError(400 if FAULT == "400-for-unknown-types" else 415, f"send {READS}")
         accept = self.headers.get("Accept", "*/*")
+        if kind == "text/csv" == accept:
+            rows = [predict({"inputs": row[0]}) for row in csv.reader(body.decode().splitlines())]
+            lines = [f"{row['label']},{row['score']}" for row in rows]
+            return ("," if FAULT == "joins-rows" else "\n").join(lines).encode()
         if FAULT == "accept-compared-whole":
             allowed = accept in ("*/*", "application/json")
         else:
@@ -177,7 +193,9 @@ class Handler(BaseHTTPRequestHandler):
     def answer(self, status, body):
         self.send_response(status)
         if body and FAULT != "answers-without-type":
-            self.send_header("Content-Type", "application/json" if status == 200 else "text/plain")
+            as_csv = self.headers.get("Accept") == "text/csv"
+            good = "text/csv" if as_csv else "application/json"
+            self.send_header("Content-Type", good if status == 200 else "text/plain")
         if self.headers.get(ATTRIBUTES) and FAULT != "drops-attributes":
             self.send_header(ATTRIBUTES, self.headers[ATTRIBUTES])
         self.send_header("Content-Length", str(len(body)))
@@ -213,6 +231,8 @@ def main():
     }.get(FAULT, lambda *_: stopped.set()))  # fmt: skip
     if FAULT != "ping-before-load":
         load()
+    if FAULT == "outlives-its-worker":
+        state["worker"] = subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     port = 8080 if FAULT == "port-is-fixed" else int(os.environ.get("SAGEMAKER_BIND_TO_PORT", 8080))
     server = Server(("0.0.0.0", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
