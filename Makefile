@@ -6,6 +6,8 @@ TAG ?= test
 export CA_BUNDLE ?= $(SSL_CERT_FILE)
 
 bin := .venv/bin
+# Files of tests side by side, as many of them wait for containers and processes to end.
+pytest := $(bin)/pytest -n 2 --dist loadfile
 engine := $(shell docker info >/dev/null 2>&1 && echo yes)
 
 .PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-train bench-serve bench-soak bench-images lock clean sdks
@@ -51,10 +53,10 @@ lint: setup ## ruff, mypy --strict, shellcheck, hadolint
 	$(bin)/hadolint docker/Dockerfile
 
 unit: setup ## the tests that need no Docker engine
-	$(bin)/pytest -m 'not container'
+	$(pytest) -m 'not container'
 
 test: lint $(if $(engine),images sdks) ## lint and all tests; those with containers where there is an engine
-	$(bin)/pytest
+	$(pytest)
 
 bench-accuracy: images ## train and ask the images on the data sets in $(DATA)
 	$(bin)/python bench/accuracy.py $(DATA)

@@ -105,7 +105,10 @@ class Forest:
     def __call__(self, features: Array) -> Array:
         # Starting threads costs more than a small batch takes.
         threads = self._threads if len(features) > 64 else 1
-        scores = treelite.gtil.predict(self._model, features, nthread=threads)
+        try:
+            scores = treelite.gtil.predict(self._model, features, nthread=threads)
+        except treelite.TreeliteError:  # OMP_NUM_THREADS, or a library, lets OpenMP use fewer
+            scores = treelite.gtil.predict(self._model, features, nthread=0)
         # (rows, 1, labels), or of a multi-label forest (rows, labels, no and yes)
         scores = scores[..., 1] if self._multi_label else scores.reshape(len(features), -1)
         return np.asarray(scores, np.float32)

@@ -9,6 +9,7 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 
 from textmodel.artifact import Artifact, ArtifactError
+from textmodel.hardware import Choice
 from textmodel.heads import FOREST_FILE, HEADS, Forest, Linear, Logits, NoHead
 from train.recipes.logistic import as_linear
 
@@ -27,6 +28,14 @@ def test_forest_equals_scikit_learn(labels: int, rows: int) -> None:
     answers = Forest(treelite.sklearn.import_model(forest))(FEATURES[:rows])
     assert answers.shape == (rows, labels)
     np.testing.assert_allclose(answers, forest.predict_proba(FEATURES[:rows]), atol=1e-6)
+
+
+def test_forest_uses_as_few_threads_as_openmp_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Choice("cpus", 10_000, "more than OpenMP allows")
+    monkeypatch.setattr("textmodel.heads.cpu_count", lambda: many)
+    model = RandomForestClassifier(20, random_state=0).fit(FEATURES, targets(2))
+    answers = Forest(treelite.sklearn.import_model(model))(FEATURES)
+    np.testing.assert_allclose(answers, model.predict_proba(FEATURES), atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [2, 3, 7])
