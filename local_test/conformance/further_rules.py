@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 
+from local_test.conformance.client import Answer
 from local_test.conformance.image import BIND_TO_PORT, MULTI_MODELS
 from local_test.conformance.payload_rules import large_body
 from local_test.conformance.rules import Broken, Needs, NotApplicable, rule
@@ -169,18 +170,24 @@ def lines_of_json(subject: Subject) -> str:
 )
 def rows_of_csv(subject: Subject) -> str:
     """Rows of CSV, where they are read and written, get as many rows of answer."""
-    body = subject.options.sample.rows(3)
-    if body is None:
+    row = subject.options.sample.row
+    if row is None:
         raise NotApplicable("no row is known that it reads")
     subject.servers.require_answers()
-    for ending, sent in {"without a line break at the end": body, "with one": body + b"\n"}.items():
-        answer = subject.servers.batch.invoke(Sample(sent, CSV), {"Accept": CSV})
-        if 400 <= answer.status < 500:
-            raise NotApplicable(f"rows of text in {CSV} are not read or not written: {answer}")
-        if answer.good and CSV not in answer.headers.get("content-type", ""):
-            raise NotApplicable(f"{CSV} is not written: {answer}")
+
+    def invoke(body: bytes) -> Answer:
+        return subject.servers.batch.invoke(Sample(body, CSV), {"Accept": CSV})
+
+    one = invoke(row)
+    if not one.good:
+        raise NotApplicable(f"{CSV} is not read or not written: a row got {one}")
+    if CSV not in one.headers.get("content-type", ""):
+        raise NotApplicable(f"{CSV} is not written: a row got {one}")
+    for ending in (b"", b"\n"):
+        answer = invoke(b"\n".join([row] * 3) + ending)
         if not answer.good or len(list(csv.reader(answer.text.splitlines()))) != 3:
-            raise Broken(f"3 rows {ending} got {answer}")
+            raise Broken(f"3 rows {'with' if ending else 'without'} a line break at the end got "
+                         f"{answer}")  # fmt: skip
     return f"3 rows got {answer}"
 
 

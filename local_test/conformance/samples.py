@@ -61,16 +61,15 @@ class Sample:
         body = json.dumps(_replaced(value, longest, text), ensure_ascii=False).encode()
         return Sample(body, self.content_type)
 
-    def rows(self, count: int) -> bytes | None:
-        """Return so many rows of CSV without a line break at the end; None where none is known."""
+    @property
+    def row(self) -> bytes | None:
+        """The sample's first row of CSV, or its longest text as such a row; None without a text."""
         if self._type == "text/csv":
-            return b"\n".join([self.body.strip().splitlines()[0]] * count)
+            return self.body.strip().splitlines()[0]
         longest = max(_texts(json.loads(self.body)), key=len, default="") if self.is_json else ""
-        if not longest:
-            return None
         written = io.StringIO()
-        csv.writer(written, lineterminator="\n").writerows([[longest]] * count)
-        return written.getvalue().rstrip("\n").encode()
+        csv.writer(written, lineterminator="").writerow([longest])
+        return written.getvalue().encode() if longest else None
 
     def variants(self, count: int) -> list[Sample]:
         """Return samples with other texts, or the lines of this one; fewer if there are none."""
