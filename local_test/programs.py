@@ -23,6 +23,7 @@ import psutil
 
 __all__ = [
     "NOT_KEPT_BARE",
+    "PORT",
     "Container",
     "Engine",
     "EngineError",
@@ -40,6 +41,7 @@ NOT_KEPT_BARE = (
 """Rules that a bare program is not held to, for want of a container."""
 
 PORT = 8080
+"""Where a container listens."""
 START = 30.0
 """Seconds that the engine has to start a container."""
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,6 +2,7 @@
 
     python -m local_test conform my-image:1 --model model.tar.gz --sample payload.json
     python -m local_test conform my-image:1 --data train=train.csv --hyperparameter epochs=1
+    python -m local_test conform                              # the bare programs of this repository
 
 Each rule is passed, failed, or not applicable, with the reason. Jobs and servers are shared by the
 rules, and run under all demands at once (no network, read-only root, any user ...); where one fails
@@ -16,9 +17,11 @@ import argparse
 import difflib
 import sys
 import tempfile
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
-from local_test.arguments import ArgumentError, add_pairs, pairs, say
+from local_test.arguments import ArgumentError, add_pairs, engine_for, pairs, say
 from local_test.conformance import (  # noqa: F401 - rules register themselves
     error_rules,
     further_rules,
@@ -34,11 +37,16 @@ from local_test.conformance.samples import DEFAULT, MESSAGES, TYPES, Sample, rea
 from local_test.conformance.subject import Options, Subject
 from local_test.programs import Engine, EngineError, find_engine
 
-__all__ = ["add_arguments", "conform", "run", "table"]
+__all__ = ["BARE", "add_arguments", "conform", "run", "table"]
+
+BARE = "the bare programs"
+"""What is judged where no image is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", metavar="IMAGE", help="an image on this machine")
+    parser.add_argument("image", nargs="?", metavar="IMAGE",
+                        help="an image on this machine; left out: the bare `train` and `serve` of "
+                        "this repository, by the rules that they can be held to")  # fmt: skip
     parser.add_argument("--train", action="store_true", help="it trains (default: found out)")
     parser.add_argument("--serve", action="store_true", help="it serves (default: found out)")
     parser.add_argument("--model", type=Path, metavar="PATH",
@@ -71,10 +79,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     rules = _rules(arguments.only, arguments.without)
     options = _options(arguments, rules)
-    engine = find_engine()
-    if not engine:
-        raise EngineError("no container engine answers; start Docker or Podman to judge images")
-    engine.require(options.image)
+    if arguments.image and not find_engine():
+        raise EngineError(
+            "no container engine answers; start Docker or Podman to judge an image, or name none "
+            "to judge the bare programs of this repository"
+        )
+    engine = engine_for(arguments.image)
     results = conform(engine, options, rules)
     if arguments.json:
         arguments.json.write_text(as_json(options.image, results), encoding="utf-8")
@@ -84,12 +94,15 @@ def run(arguments: argparse.Namespace) -> int:
     return int(any(result.verdict is Verdict.FAILED for result in results))
 
 
-def conform(engine: Engine, options: Options, rules: list[Rule]) -> list[Result]:
-    """Return what comes of the rules, in their order."""
+def conform(engine: Engine | None, options: Options, rules: list[Rule]) -> list[Result]:
+    """Return what comes of the rules, in their order; without an engine, for the bare programs."""
+    if engine is None:
+        kept = options.rules - {one.id for one in rules if one.contained}
+        options = replace(options, rules=kept)
     # What a container writes as root stays behind where the user is not root.
     with (
         tempfile.TemporaryDirectory(prefix="conform-", ignore_cleanup_errors=True) as directory,
-        engine.network() as network,
+        engine.network() if engine else nullcontext("") as network,
     ):
         subject = Subject(engine, options, Path(directory), network)
         try:
@@ -125,7 +138,7 @@ def _options(arguments: argparse.Namespace, rules: list[Rule]) -> Options:
         if not path.exists():
             raise ArgumentError(f"{path} does not exist")
     return Options(
-        image=arguments.image,
+        image=arguments.image or BARE,
         rules=frozenset(one.id for one in rules),
         train=arguments.train,
         serve=arguments.serve,

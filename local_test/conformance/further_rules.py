@@ -79,7 +79,7 @@ def requests_in_flight(subject: Subject) -> str:
 
 
 def _with_label(subject: Subject, label: str) -> None:
-    if not subject.image.has_label(label):
+    if not subject.bare and not subject.image.has_label(label):
         raise NotApplicable(f"the image has no label {label}=true")
 
 
@@ -196,6 +196,7 @@ def rows_of_csv(subject: Subject) -> str:
     advice="start another process in place of one that is lost, as gunicorn does; or end, or "
     "answer /ping with 503, and the platform replaces the container",
     source="your-algorithms-inference-code: health checks; awslabs/multi-model-server#1027",
+    contained=True,
 )
 def serve_survives_kill(subject: Subject) -> str:
     """A server whose largest process is killed answers again, ends, or says so to /ping."""
@@ -225,6 +226,7 @@ def serve_survives_kill(subject: Subject) -> str:
     Needs.FURTHER,
     advice="implement the routes under /models, or leave the label out",
     source="mms-container-apis; build-multi-model-build-container",
+    contained=True,
 )
 def multi_models(subject: Subject) -> str:
     """With the label multi-models a server loads, lists, asks and unloads models by its API."""

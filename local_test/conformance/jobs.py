@@ -21,7 +21,7 @@ from local_test.conformance.trials import Trials, search
 from local_test.job import GRACE
 from local_test.opt_ml import INSTANCE_TYPE, build, files, quote_as_sdk_v2
 from local_test.pipes import Feeder
-from local_test.programs import Container, Mount, Surroundings
+from local_test.programs import Mount, Program, Surroundings
 from local_test.source import CHANNEL, submit
 
 if TYPE_CHECKING:
@@ -120,6 +120,8 @@ class Stop:
     grace: float
     seconds: float
     """From the last SIGTERM to its end."""
+    said: int
+    """Lines of its log when the first SIGTERM came, by which it is seen how far it was."""
     process_1: str
 
 
@@ -193,14 +195,14 @@ class Jobs:
     @cached_property
     def stopped(self) -> Stop:
         """A job that gets SIGTERM half-way; one that is said to be long, when others have ended."""
-        return self._stopped([])
+        return self._stopped()
 
     @cached_property
     def stopped_twice(self) -> Stop:
-        """A job that gets SIGTERM again while it still stops."""
-        return self._stopped([signal.SIGTERM])
+        """A job that gets SIGTERM as far on its way, and again while it still stops."""
+        return self._stopped(self.stopped.said, twice=True)
 
-    def _stopped(self, before: Sequence[signal.Signals]) -> Stop:
+    def _stopped(self, lines: int = 0, *, twice: bool = False) -> Stop:
         long = self._options.stop_hyperparameters
         hyperparameters = {**self._options.hyperparameters, **long}
         for wait in [self.seconds + 1] if long else [self.seconds / part for part in (2, 4, 8)]:
@@ -208,17 +210,22 @@ class Jobs:
             program = self._start(tree, self.trials.kept)
             try:
                 started = time.monotonic()
-                while program.returncode is None and time.monotonic() - started < wait:
+                until, latest = started + wait, started + 4 * wait + LOADING
+                while program.returncode is None and (
+                    time.monotonic() < until
+                    or (len(program.lines) < lines and time.monotonic() < latest)
+                ):
                     time.sleep(0.1)
                 process_1 = self._subject.process_1(program)
                 if program.returncode is None:
                     grace = self._options.grace or GRACE
-                    for number in before:
-                        program.send(number)
+                    said = len(program.lines)
+                    if twice:
+                        program.send(signal.SIGTERM)
                         time.sleep(BETWEEN_SIGNALS)
                     seconds = program.stop(grace)
                     job = Job(program.returncode, time.monotonic() - started, program.lines, tree)
-                    return Stop(job, grace, seconds, process_1)
+                    return Stop(job, grace, seconds, said, process_1)
             finally:
                 program.remove()
         raise NotApplicable("the job is over too soon to be stopped; give --stop-hyperparameter")
@@ -277,9 +284,11 @@ class Jobs:
         source = self._subject.new_directory("script")
         shutil.copy(Path(__file__).with_name("script.py"), source / SCRIPT)
         scratch = self._subject.new_directory("source")
-        archive, more = submit(source, SCRIPT, scratch, Path("/opt/ml"))
+        tree = self._subject.new_directory("job")
+        base = tree if self._subject.bare else Path("/opt/ml")
+        archive, more = submit(source, SCRIPT, scratch, base)
         channels = {**self._options.data, CHANNEL: archive}
-        tree = self._tree({**self._options.hyperparameters, **more}, channels)
+        self._tree({**self._options.hyperparameters, **more}, channels, tree=tree)
         return self._run(tree, self.working.kept)
 
     def _under(self, demands: frozenset[str]) -> Job:
@@ -307,8 +316,9 @@ class Jobs:
         *,
         mode: str = "File",
         host: str = "",
+        tree: Path | None = None,
     ) -> Path:
-        tree = self._subject.new_directory("job")
+        tree = tree or self._subject.new_directory("job")
         data = self._options.data if channels is None else channels
         build(
             tree, data, {}, hyperparameters, input_modes=dict.fromkeys(data, mode),
@@ -318,7 +328,7 @@ class Jobs:
             (tree / "input/config/resourceconfig.json").write_text(json.dumps(_two_groups(host)))
         return tree
 
-    def _start(self, tree: Path, demands: frozenset[str], host: str = "") -> Container:
+    def _start(self, tree: Path, demands: frozenset[str], host: str = "") -> Program:
         offline = "train-offline" in demands
         mounts = [Mount(tree, "/opt/ml")]
         if "train-read-only-input" in demands:
@@ -330,8 +340,9 @@ class Jobs:
             hostname=host or ("algo-1" if offline else ""),
             read_only="train-read-only-root" in demands,
             options=[] if offline or host else ["--hostname", "algo-1"],
+            base=tree,
         )
-        return Container(self._subject.engine, self._options.image, ["train"], surroundings)
+        return self._subject.start("train", surroundings)
 
     def _run(self, tree: Path, demands: frozenset[str], limit: float = math.inf) -> Job:
         started = time.monotonic()

@@ -48,6 +48,8 @@ class Rule:
     """What to change in an image that breaks it."""
     source: str
     """Page of AWS's documentation and its topic, or where users reported it."""
+    contained: bool
+    """Whether it can be looked at in a container alone."""
     check: Callable[[Subject], str]
     """Returns what was seen; raises `Broken` or `NotApplicable`."""
 
@@ -56,13 +58,14 @@ RULES: list[Rule] = []
 
 
 def rule(
-    needs: Needs, *, advice: str, source: str
+    needs: Needs, *, advice: str, source: str, contained: bool = False
 ) -> Callable[[Callable[[Subject], str]], Callable[[Subject], str]]:
     """Register a function: its name is the rule's id, its docstring the rule."""
 
     def register(check: Callable[[Subject], str]) -> Callable[[Subject], str]:
         text = " ".join((check.__doc__ or "").split())
-        RULES.append(Rule(check.__name__.replace("_", "-"), needs, text, advice, source, check))
+        name, alone = check.__name__.replace("_", "-"), contained or needs is Needs.IMAGE
+        RULES.append(Rule(name, needs, text, advice, source, alone, check))
         return check
 
     return register
@@ -90,6 +93,8 @@ def judge(one: Rule, subject: Subject) -> Result:
     """Return what comes of a rule."""
     started = time.monotonic()
     try:
+        if one.contained and subject.bare:
+            raise NotApplicable("a bare program is not held to it")
         verdict, seen = Verdict.PASSED, one.check(subject)
     except Broken as broken:
         verdict, seen = Verdict.FAILED, str(broken)

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from local_test.conformance.client import INVOCATION_SECONDS, Answer, ask
 from local_test.conformance.samples import Sample
 from local_test.hosting import PING_LIMIT
-from local_test.programs import Container, EngineError
+from local_test.programs import EngineError, Program
 
 __all__ = ["Server"]
 
@@ -20,7 +20,7 @@ SETTLE_SECONDS = 60.0
 class Server:
     """A container that serves, and how it came up."""
 
-    def __init__(self, program: Container, demands: frozenset[str], port: int = 8080) -> None:
+    def __init__(self, program: Program, demands: frozenset[str], port: int) -> None:
         self.program = program
         self.demands = demands
         self.ready = False

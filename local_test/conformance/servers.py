@@ -18,8 +18,8 @@ from local_test.conformance.samples import Sample
 from local_test.conformance.secret import SECRET
 from local_test.conformance.server import Server
 from local_test.conformance.trials import Trials, search
-from local_test.hosting import GRACE, MODES
-from local_test.programs import Container, Mount, Surroundings
+from local_test.hosting import GRACE, MODES, free_port
+from local_test.programs import PORT, Mount, Surroundings
 
 if TYPE_CHECKING:
     from local_test.conformance.subject import Subject
@@ -150,7 +150,7 @@ class Servers:
         demands: frozenset[str] | None = None,
         environment: Mapping[str, str] | None = None,
         model: Path | None = None,
-        port: int = 8080,
+        port: int = PORT,
         target: str = "/opt/ml/model",
         limit: float | None = None,
         sample: bool = True,
@@ -160,7 +160,7 @@ class Servers:
         read_only = "serve-read-only-model" in demands
         source = model or self._subject.model or self._subject.new_directory("no-model")
         if not read_only:
-            source = shutil.copytree(source, self._subject.new_directory("model") / "copy")
+            source = shutil.copytree(source, self._subject.new_directory("ml") / "model")
             for path in (source, *source.rglob("*")):
                 path.chmod(0o777)
         surroundings = Surroundings(
@@ -174,9 +174,11 @@ class Servers:
             network=self._subject.network if "serve-offline" in demands else "bridge",
             read_only="serve-read-only-root" in demands,
             user=MODES["serverless"].user if "serve-any-user" in demands else "",
+            base=source.parent,
         )
-        engine, image = self._subject.engine, self._options.image
-        server = Server(Container(engine, image, ["serve"], surroundings), demands, port)
+        if self._subject.bare and port == PORT:
+            port = free_port()
+        server = Server(self._subject.start("serve", surroundings, port), demands, port)
         self._started.append(server)
         server.come_up(limit or self._options.startup, self._options.sample if sample else None)
         self._subject.check_engine(server.program)

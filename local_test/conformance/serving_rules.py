@@ -62,6 +62,7 @@ def serve_answers(subject: Subject) -> str:
     Needs.START,
     advice="bring in the image or in the model what is downloaded: tokenizers, packages, code",
     source="mkt-algo-model-internet-free",
+    contained=True,
 )
 def serve_offline(subject: Subject) -> str:
     """A server needs no network, as under network isolation."""
@@ -72,6 +73,7 @@ def serve_offline(subject: Subject) -> str:
     Needs.START,
     advice="write to /tmp alone; HF_HOME, MPLCONFIGDIR and worker files too",
     source="serverless-endpoints-troubleshooting; mlflow/mlflow#5544",
+    contained=True,
 )
 def serve_read_only_root(subject: Subject) -> str:
     """A server writes nowhere but in /tmp, as on serverless endpoints."""
@@ -82,6 +84,7 @@ def serve_read_only_root(subject: Subject) -> str:
     Needs.START,
     advice="unpack, convert and cache models in memory or in /tmp",
     source=f"{CONTRACT}: how SageMaker loads your model artifacts, read-only access",
+    contained=True,
 )
 def serve_read_only_model(subject: Subject) -> str:
     """A server writes nothing into /opt/ml/model, which is mounted read-only."""
@@ -92,6 +95,7 @@ def serve_read_only_model(subject: Subject) -> str:
     Needs.START,
     advice="let all users read the program (chmod -R a+rX), and need no home directory",
     source="serverless-endpoints-troubleshooting; huggingface/text-embeddings-inference#609",
+    contained=True,
 )
 def serve_any_user(subject: Subject) -> str:
     """A server runs as any user, as in the sandbox of serverless endpoints."""

@@ -16,7 +16,15 @@ from local_test.conformance.rules import NotApplicable
 from local_test.conformance.samples import DEFAULT, MESSAGES, Sample
 from local_test.conformance.servers import Servers
 from local_test.model_data import unpack
-from local_test.programs import Container, Engine, EngineError
+from local_test.programs import (
+    PORT,
+    Container,
+    Engine,
+    EngineError,
+    Process,
+    Program,
+    Surroundings,
+)
 
 __all__ = ["Options", "Subject"]
 
@@ -30,6 +38,7 @@ class Options:
     """What the user tells of an image."""
 
     image: str
+    """Where there is no engine, what the bare programs are called."""
     rules: frozenset[str] = frozenset()
     """Ids of the rules that are to be looked at."""
     train: bool = False
@@ -48,17 +57,38 @@ class Options:
 
 
 class Subject:
-    """The image, its jobs and its servers."""
+    """The image, its jobs and its servers; without an engine the bare programs."""
 
-    def __init__(self, engine: Engine, options: Options, directory: Path, network: str) -> None:
-        self.engine = engine
+    def __init__(
+        self, engine: Engine | None, options: Options, directory: Path, network: str
+    ) -> None:
         self.options = options
         self.network = network
         """Of `Engine.network`: from it nothing outside is reached."""
-        self.image = Image(engine, options.image)
+        self._engine = engine
         self._directory = directory
         self._jobs = Jobs(self)
         self._servers = Servers(self)
+
+    @property
+    def bare(self) -> bool:
+        """Whether the programs of this repository run without a container."""
+        return self._engine is None
+
+    @property
+    def engine(self) -> Engine:
+        assert self._engine, "rules that need an engine are not looked at without one"
+        return self._engine
+
+    @cached_property
+    def image(self) -> Image:
+        return Image(self.engine, self.options.image)
+
+    def start(self, name: str, surroundings: Surroundings, port: int = PORT) -> Program:
+        """Start `train` or `serve`; a bare one listens on the port that is given."""
+        if self.bare:
+            return Process(name, surroundings, port=port)
+        return Container(self.engine, self.options.image, [name], surroundings)
 
     @cached_property
     def abilities(self) -> frozenset[str]:
@@ -70,6 +100,8 @@ class Subject:
         told = {"train": self.options.train, "serve": self.options.serve}
         if any(told.values()):
             return frozenset(name for name, is_told in told.items() if is_told)
+        if self.bare:
+            return frozenset(told)
         found = {name for name in told if self.image.program(name)}
         found |= {"train", "serve"} & set(self.image.command[:1])
         if self.image.entrypoint and "8080/tcp" in (self.image.config.get("ExposedPorts") or {}):
@@ -135,12 +167,14 @@ class Subject:
         directory.chmod(0o777)
         return directory
 
-    def process_1(self, program: Container) -> str:
+    def process_1(self, program: Program) -> str:
         """Return the command line of a container's first process, empty if it has ended."""
+        if self.bare:
+            return f"python -m {program.name}"
         listing = self.engine.run("top", program.name, "-eo", "pid,args", check=False)
         return "".join(listing.splitlines()[1:2]).strip().partition(" ")[2].strip()
 
-    def check_engine(self, program: Container) -> None:
+    def check_engine(self, program: Program) -> None:
         """Raise EngineError if it was the engine that failed, and not the program."""
         told = [line for line in program.lines if line.lower().startswith(REFUSALS)]
         if program.returncode == ENGINE_FAILED and told:
@@ -149,4 +183,5 @@ class Subject:
     def close(self) -> None:
         """End what runs."""
         self._servers.close()
-        self.image.close()
+        if not self.bare:
+            self.image.close()

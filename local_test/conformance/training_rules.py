@@ -85,6 +85,7 @@ def train_keeps_secrets(subject: Subject) -> str:
     Needs.TRAINING,
     advice="bring in the image or in a channel what the job downloads: models, packages, code",
     source="mkt-algo-model-internet-free",
+    contained=True,
 )
 def train_offline(subject: Subject) -> str:
     """A job needs no network, as under network isolation."""
@@ -95,6 +96,7 @@ def train_offline(subject: Subject) -> str:
     Needs.TRAINING,
     advice="write to /opt/ml and /tmp alone; point HF_HOME and other caches to /tmp",
     source="model-train-storage: other paths are not kept",
+    contained=True,
 )
 def train_read_only_root(subject: Subject) -> str:
     """A job writes nowhere but under /opt/ml and /tmp."""
@@ -105,6 +107,7 @@ def train_read_only_root(subject: Subject) -> str:
     Needs.TRAINING,
     advice="write caches, locks and unpacked files to /tmp, never beside the data",
     source="your-algorithms-training-algo-running-container: FastFile mode",
+    contained=True,
 )
 def train_read_only_input(subject: Subject) -> str:
     """A job writes nothing under /opt/ml/input, which FastFile mode mounts read-only."""
@@ -193,6 +196,7 @@ def train_damaged_checkpoint(subject: Subject) -> str:
     "has one; train on all hosts, or on the first while the others end with 0",
     source="your-algorithms-training-algo-running-container: distributed training; "
     "train-heterogeneous-cluster",
+    contained=True,
 )
 def train_two_instances(subject: Subject) -> str:
     """A job on two instances goes well, in groups of any order, whoever is up first."""

@@ -19,8 +19,9 @@ from local_test.arguments import ArgumentError
 from local_test.conformance.results import Result, Verdict, as_json, as_junit, as_table
 from local_test.conformance.rules import RULES, chosen, judge
 from local_test.conformance.samples import DEFAULT, Sample, alike, read
-from local_test.conformance.subject import Subject
+from local_test.conformance.subject import Options, Subject
 from local_test.conformance.trials import search
+from local_test.programs import EngineError
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs/local_test.md").read_text(encoding="utf-8")
@@ -168,7 +169,7 @@ def test_an_image_for_other_machines_or_too_large_for_serverless_is_seen(
     rule: str, details: dict[str, object], seen: str
 ) -> None:
     image = SimpleNamespace(details=details)
-    subject = cast(Subject, SimpleNamespace(image=image, abilities={"serve"}))
+    subject = cast(Subject, SimpleNamespace(bare=False, image=image, abilities={"serve"}))
     result = judge(chosen([rule], [])[0], subject)
     assert (result.verdict, result.seen) == (Verdict.FAILED, seen)
 
@@ -205,3 +206,24 @@ def test_a_command_without_an_image_on_this_machine_says_so() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode
     assert "EngineError: no container engine answers" in done.stderr or "no image" in done.stderr
+
+
+def test_the_bare_programs_are_held_to_the_rules_that_need_no_container() -> None:
+    rules = chosen(["image-*", "train-[cfos]*", "serve-*", "ping-*", "bind-*"], ["train-s[et]*"])
+    options = Options(
+        image=conformance.BARE,
+        rules=frozenset(one.id for one in rules),
+        hyperparameters={"recipe": "forest", "n_estimators": "20"},
+    )
+    seen = {one.rule: one for one in conformance.conform(None, options, rules)}
+    others = {name for name, one in seen.items() if one.verdict is Verdict.NOT_APPLICABLE}
+    assert others == {one.id for one in rules if one.contained}
+    assert not [one for one in seen.values() if one.verdict is Verdict.FAILED]
+
+
+def test_an_image_is_not_judged_by_the_bare_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conformance, "find_engine", lambda: None)
+    parser = argparse.ArgumentParser()
+    conformance.add_arguments(parser)
+    with pytest.raises(EngineError, match="or name none to judge the bare programs"):
+        conformance.run(parser.parse_args(["my-image:1"]))
