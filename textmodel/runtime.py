@@ -73,7 +73,7 @@ _LONE_DIGITS = 2
 
 # Of the layers' kernels that a stream keeps; by default, as good as all. Those that are made anew
 # come from oneDNN's own cache, which has a bound already.
-_KERNELS = 150
+_KERNELS = 50
 
 
 class OpenVINORuntime:
