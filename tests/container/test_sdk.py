@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -49,13 +50,19 @@ session = LocalSession()
 session.config = {
     "local": {"local_code": True, "serving_port": int(port), "container_root": root + "/jobs"}
 }
-def fit(name, **more):
+def fit(name, instances=1, **more):
     estimator = Estimator(
-        image, role, instance_count=1, instance_type="local", sagemaker_session=session,
+        image, role, instance_count=instances, instance_type="local", sagemaker_session=session,
         output_path=f"file://{root}/{name}", **more,
     )
     estimator.fit({"train": f"file://{data}"})
     return estimator
+"""
+)
+
+SDK_2_ONE_INSTANCE = (
+    SDK_2
+    + """\
 fit("script", entry_point="train.py", source_dir=source, hyperparameters=given)
 estimator = fit("recipe", hyperparameters={"recipe": "forest", "n_estimators": 20})
 predictor = estimator.deploy(
@@ -65,6 +72,13 @@ try:
     answer = predictor.predict({"inputs": ["Ten people are missing in the flood", "I love pizza"]})
 finally:
     predictor.delete_endpoint()
+transformer = estimator.transformer(
+    1, "local", strategy="MultiRecord", assemble_with="Line", accept="text/csv",
+    output_path=f"file://{root}/transformed",
+)
+transformer.transform(
+    f"file://{root}/rows", content_type="text/csv", split_type="Line", logs=False
+)
 print("\\nRESULT" + json.dumps(answer))
 """
 )
@@ -75,17 +89,25 @@ SDK_3 = (
 from sagemaker.train import ModelTrainer
 from sagemaker.train.configs import Compute, InputData, SourceCode
 from sagemaker.train.model_trainer import Mode
-def fit(name, **more):
+def fit(name, instances=1, **more):
     ModelTrainer(
         training_image=image, training_mode=Mode.LOCAL_CONTAINER, role=role, base_job_name="test",
-        compute=Compute(instance_type="local_cpu", instance_count=1),
+        compute=Compute(instance_type="local_cpu", instance_count=instances),
         local_container_root=f"{root}/{name}", **more,
     ).train(input_data_config=[InputData(channel_name="train", data_source=data)])
+"""
+)
+
+SDK_3_ONE_INSTANCE = (
+    SDK_3
+    + """\
 code = SourceCode(source_dir=source, entry_script="train.py", requirements="requirements.txt")
 fit("script", source_code=code, hyperparameters=given)
 fit("recipe", hyperparameters={"recipe": "forest", "n_estimators": 20})
 """
 )
+
+TWO_INSTANCES = 'fit("recipe", instances=2, hyperparameters={"recipe": "logistic"})'
 
 
 @pytest.fixture
@@ -96,7 +118,7 @@ def directory(docker: Docker, tmp_path: Path) -> Iterator[Path]:
         return set(docker(*arguments, "--quiet").stdout.split())
 
     containers, networks = listed("ps", "--all"), listed("network", "ls")
-    for name in ("jobs", "script", "recipe"):
+    for name in ("jobs", "script", "recipe", "rows"):
         (tmp_path / name).mkdir()
     yield tmp_path
     for container in listed("ps", "--all") - containers:
@@ -158,11 +180,14 @@ def read(archive: Path, name: str) -> Any:
     return json.loads((archive.parent / "unpacked" / name).read_text())
 
 
-def test_sdk_2_runs_a_script_and_trains_deploys_and_asks_a_recipe(
+def test_sdk_2_runs_a_script_and_trains_deploys_asks_and_transforms_with_a_recipe(
     run: Callable[[int, str], str], directory: Path
 ) -> None:
-    answer = json.loads(run(2, SDK_2).rpartition("RESULT")[2].splitlines()[0])
+    (directory / "rows/rows.csv").write_text("Ten people are missing in the flood\nI love pizza\n")
+    answer = json.loads(run(2, SDK_2_ONE_INSTANCE).rpartition("RESULT")[2].splitlines()[0])
     assert [one["label"] for one in answer] == ["disaster", "other"]
+    rows = (directory / "transformed/rows.csv.out").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows if row] == ["disaster", "other"]
     assert read(directory / "script/model.tar.gz", "told.json") == {
         "arguments": ["--epochs", "3", "--flag", "True", "--name", "a b"],
         "helper": 7,
@@ -175,9 +200,26 @@ def test_sdk_2_runs_a_script_and_trains_deploys_and_asks_a_recipe(
 def test_sdk_3_runs_a_script_and_trains_a_recipe(
     run: Callable[[int, str], str], directory: Path
 ) -> None:
-    run(3, SDK_3)
+    run(3, SDK_3_ONE_INSTANCE)
     told = read(directory / "script/compressed_artifacts/model.tar.gz", "told.json")
     assert told["helper"] == 7
     assert json.loads(told["SM_HPS"]) == {"epochs": 3, "name": "a b", "flag": True}
     recipe = directory / "recipe/compressed_artifacts/model.tar.gz"
     assert read(recipe, "optml.json")["recipe"] == "forest"
+
+
+def hosts_that_read(log: str) -> set[str]:
+    return set(re.findall(r"algo-(\d)[^|\n]*\|.* channel train: \d+ rows", log))
+
+
+def test_sdk_2_trains_on_two_instances(run: Callable[[int, str], str], directory: Path) -> None:
+    told = run(2, SDK_2 + TWO_INSTANCES)
+    assert hosts_that_read(told) == {"1", "2"}
+    assert read(directory / "recipe/model.tar.gz", "optml.json")["recipe"] == "logistic"
+
+
+def test_sdk_3_trains_on_two_instances(run: Callable[[int, str], str], directory: Path) -> None:
+    told = run(3, SDK_3 + TWO_INSTANCES)
+    assert hosts_that_read(told) == {"1", "2"}
+    archive = directory / "recipe/compressed_artifacts/model.tar.gz"
+    assert read(archive, "optml.json")["recipe"] == "logistic"
