@@ -15,6 +15,11 @@ SMALL_RECIPES: dict[str, dict[str, str]] = {
 }
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name binary values by their argument: packed ones hold the time, and ids must not."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 def _finished(factory: pytest.TempPathFactory, recipe: str, **more: str) -> Path:
     root = make_tree(
         factory.mktemp(recipe) / "ml",
