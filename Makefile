@@ -6,8 +6,8 @@ TAG ?= test
 export CA_BUNDLE ?= $(SSL_CERT_FILE)
 
 bin := .venv/bin
-# Side by side, as many tests wait for containers and processes to end.
-pytest := $(bin)/pytest -n 2 --dist worksteal
+# Files of tests side by side, as many of them wait for containers and processes to end.
+pytest := $(bin)/pytest -n 2 --dist loadfile
 engine := $(shell docker info >/dev/null 2>&1 && echo yes)
 
 .PHONY: help setup wheelhouse images demo lint unit test bench-accuracy bench-train bench-serve bench-soak bench-images lock clean sdks

@@ -112,19 +112,27 @@ TWO_INSTANCES = 'fit("recipe", instances=2, hyperparameters={"recipe": "logistic
 
 @pytest.fixture
 def directory(docker: Docker, tmp_path: Path) -> Iterator[Path]:
-    """Yield the directory of a session; the containers and the network it leaves are removed."""
-
-    def listed(*arguments: str) -> set[str]:
-        return set(docker(*arguments, "--quiet").stdout.split())
-
-    containers, networks = listed("ps", "--all"), listed("network", "ls")
+    """Yield the directory of a session; the containers and the networks it leaves are removed."""
     for name in ("jobs", "script", "recipe", "rows"):
         (tmp_path / name).mkdir()
     yield tmp_path
-    for container in listed("ps", "--all") - containers:
-        docker("rm", "--force", container)
-    for network in listed("network", "ls") - networks:
-        docker("network", "rm", network)
+
+    def listed(what: tuple[str, ...], label: str, form: str) -> list[str]:
+        command = (*what, "--filter", f"label={label}", "--format", form)
+        return docker(*command).stdout.splitlines()
+
+    project = "com.docker.compose.project"
+    place = f'{{{{.Label "{project}.working_dir"}}}}'
+    projects = set()
+    for line in listed(("ps", "--all"), project, f'{{{{.ID}}}} {{{{.Label "{project}"}}}} {place}'):
+        container, name, directory = line.split()
+        if Path(directory).is_relative_to(tmp_path):
+            docker("rm", "--force", container)
+            projects.add(name)
+    for name in projects:
+        for network in listed(("network", "ls"), f"{project}={name}", "{{.ID}}"):
+            docker("network", "rm", network)
+    docker("network", "rm", "sagemaker-local", check=False)  # which version 2 keeps for all
 
 
 @pytest.fixture
