@@ -79,13 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     rules = _rules(arguments.only, arguments.without)
     options = _options(arguments, rules)
-    if arguments.image and not find_engine():
-        raise EngineError(
-            "no container engine answers; start Docker or Podman to judge an image, or name none "
-            "to judge the bare programs of this repository"
-        )
-    engine = engine_for(arguments.image)
-    results = conform(engine, options, rules)
+    results = conform(_engine(arguments.image), options, rules)
     if arguments.json:
         arguments.json.write_text(as_json(options.image, results), encoding="utf-8")
     if arguments.junit:
@@ -120,6 +114,24 @@ def conform(engine: Engine | None, options: Options, rules: list[Rule]) -> list[
 def table() -> list[tuple[str, str, str, str]]:
     """Return id, sentence, need and source of every rule, for the documentation."""
     return [(one.id, one.text, one.needs.value, one.source) for one in _rules([], [])]
+
+
+def _engine(image: str | None) -> Engine | None:
+    """Return the engine that has the image; None where none is named.
+
+    Raises:
+        EngineError: no engine answers, and what the bare programs do says nothing of an image.
+    """
+    if not image:
+        return engine_for(None)
+    engine = find_engine()
+    if not engine:
+        raise EngineError(
+            "no container engine answers; start Docker or Podman to judge an image, or name none "
+            "to judge the bare programs of this repository"
+        )
+    engine.require(image)
+    return engine
 
 
 def _rules(only: list[str], without: list[str]) -> list[Rule]:

@@ -95,11 +95,7 @@ class Job:
     @property
     def kept(self) -> list[str]:
         """Which of the directories that outlive it hold files."""
-        return [
-            name
-            for name in ("model", "checkpoints")
-            if any(path.is_file() for path in (self.tree / name).rglob("*"))
-        ]
+        return [name for name in ("model", "checkpoints") if _files(self.tree / name)]
 
     def __str__(self) -> str:
         if self.code is None:
@@ -234,7 +230,7 @@ class Jobs:
     def damaged(self) -> Job:
         """A job that goes on from what a stopped one left, with its newest checkpoint cut short."""
         tree = self.stopped.job.tree
-        left = [path for path in (tree / "checkpoints").rglob("*") if path.is_file()]
+        left = _files(tree / "checkpoints")
         if not left:
             raise NotApplicable("the stopped job left no checkpoint")
         newest = max(left, key=lambda path: (path.stat().st_mtime, path.stat().st_size))
@@ -358,6 +354,10 @@ class Jobs:
         if code == 0:
             self._quick.append(job.seconds)
         return job
+
+
+def _files(directory: Path) -> list[Path]:
+    return [path for path in directory.rglob("*") if path.is_file()]
 
 
 def _two_groups(host: str) -> dict[str, Any]:
