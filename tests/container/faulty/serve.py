@@ -215,7 +215,7 @@ class Server(HTTPServer if FAULT == "predicts-one-at-a-time" else ThreadingHTTPS
 
     def get_request(self):
         if FAULT == "accepts-late":
-            time.sleep(0.05)
+            time.sleep(0.1)
         return super().get_request()
 
     def handle_error(self, request, client_address):
