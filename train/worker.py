@@ -167,6 +167,8 @@ def _finish(
     fitting: Fitting, splits: Splits, job: Job, history: History, manifest: Manifest
 ) -> Manifest:
     """Quantise the model, if asked to, and measure it. A stop ends this, but keeps the model."""
+    from textmodel.artifact import Artifact
+
     stop, profiler = fitting.stop, fitting.profiler
     if stop.signal:
         return manifest
@@ -182,7 +184,7 @@ def _finish(
     except Stopped as error:
         stop.ignore()
         log.warning("stopped by %s: the model is kept without having been measured", error)
-        return manifest
+        return Artifact.open(fitting.directory).manifest  # int8 may be sealed, and not yet returned
     return dataclasses.replace(manifest, metrics=measured)
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from tests.train.test_main import in_process, job, stopped
 from tests.train.trees import as_csv, files_of, make_tree, messages, start
-from textmodel.artifact import Artifact
+from textmodel.artifact import Artifact, Manifest
 from textmodel.classifier import load_classifier
 from textmodel.runtime import OPENVINO_FILES
+from train.errors import Stopped
 from train.metrics import METRIC_REGEX
 from train.recipes import _MODULES
 
@@ -119,6 +120,18 @@ def test_stop_after_quantising_is_handled_and_keeps_both(
     assert "the model is kept without having been measured" in log
     assert Artifact.open(root / "model").manifest.int8_rows == 2000
     assert load_classifier(root / "model", precision="int8").predict(["fire"]).shape == (1, 2)
+
+
+def test_stop_right_after_int8_is_sealed_keeps_what_it_is_worth(
+    tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(manifest: Manifest) -> None:
+        raise Stopped("SIGTERM")
+
+    root = job(tmp_path, tiny_encoder, int8="true")
+    monkeypatch.setattr("train.int8.openvino_precision", stop)
+    assert in_process(root, monkeypatch) == 0
+    assert Artifact.open(root / "model").manifest.int8_rows > 0
 
 
 def test_stop_of_fine_tuning_is_no_time_to_quantise(tmp_path: Path, tiny_encoder: Path) -> None:
