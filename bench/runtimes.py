@@ -1,7 +1,7 @@
 """What each precision of the OpenVINO runtime gives: throughput, latency, memory and agreement.
 
-* online: batches of 8 texts, of like lengths within each 64, on a thread for each core, as a busy
-  server executes them; all texts three times over, so that the first time compiles for each shape.
+* online: batches of the next 64 texts, on a thread for each core, as a busy server executes them;
+  all texts three times over, so that the first time compiles for each shape.
 * offline: all texts known and sorted, tokenising included.
 * lone: one text of so many tokens while nothing else runs, each time after one of another length.
 * agreement: the part of the texts that gets the label that fp32 gives it.
@@ -21,6 +21,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,11 +92,13 @@ def measure(model: Path, texts: Sequence[str], precision: str) -> dict[str, Any]
 
 def online(runtime: Runtime, tokens: Sequence[Tokens]) -> float:
     """Return texts a second."""
-    batches = []
-    for start in range(0, len(tokens), WINDOW):
-        window = sorted(tokens[start : start + WINDOW], key=len)
-        size = runtime.batch_size
-        batches += [window[first : first + size] for first in range(0, len(window), size)]
+    batches, waiting, coming = [], list[Tokens](), deque(tokens)
+    while waiting or coming:
+        while coming and len(waiting) < WINDOW:
+            waiting.append(coming.popleft())
+        places = runtime.batching.next([len(text) for text in waiting])
+        batches.append([waiting[place] for place in places])
+        waiting = [text for place, text in enumerate(waiting) if place not in places]
     started = time.perf_counter()
     with ThreadPoolExecutor(runtime.streams) as streams:
         list(streams.map(lambda batch: runtime(batch, urgent=True), batches))

@@ -161,7 +161,8 @@ def loaded_embedder(directory: Path) -> Callable[[list[str]], NDArray[np.float32
     """Return the encoder of the recipes `forest` and `logistic`, loaded as `train` loads it."""
     from textmodel.artifact import Artifact, Manifest
     from textmodel.classifier import load_parts, run_windows
-    from textmodel.encoder import export_openvino, load_encoder, load_tokenizer, text_limits
+    from textmodel.encoder import load_encoder, load_tokenizer, text_limits
+    from textmodel.export import export_openvino
     from train.recipes.embeddings import EmbeddingTable
 
     source = Path(get_model_path())

@@ -1,7 +1,7 @@
 """Requests of many clients, executed together: no timer, little padding, nobody starved.
 
 A stream that is free takes work at once, so a lone request never waits. Its batch is the text that
-has waited longest, and those among the next few dozen whose lengths are nearest to it. Requests of
+has waited longest, and those among the next few dozen that suit it best. Requests of
 very many texts come in batches that are cut already; they are executed while nothing else waits,
 and once in a while all the same.
 """
@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from serve.errors import NotReady, Overloaded, TooLate
 from serve.streams import Streams
-from textmodel.classifier import alike
+from textmodel.batching import Batching
 
 __all__ = ["Batcher", "Executed", "Job"]
 
@@ -92,7 +92,7 @@ class Executed:
     texts: int
     tokens: int
     padded: int
-    """Tokens with those that fill up the shorter texts."""
+    """Tokens with the padding."""
     seconds: float
 
 
@@ -104,8 +104,7 @@ class Batcher(Generic[Result]):
         run: Callable[[Sequence[Any]], Iterable[Result]],
         *,
         streams: int,
-        batch_size: int,
-        batch_tokens: int = 2**62,
+        batching: Batching,
         max_tokens: int = 2**62,
         proof: Sized | None = None,
         executed: Callable[[Executed], None] = lambda batch: None,
@@ -115,8 +114,7 @@ class Batcher(Generic[Result]):
 
         Args:
             run: maps a batch of texts to as many results; `streams` of it run at a time.
-            batch_size: texts of a batch at most.
-            batch_tokens: tokens of a batch at most, padding included, where it has several texts.
+            batching: which texts make a batch.
             max_tokens: tokens that may wait.
             proof: a text that is known to be executed; if it no longer is, the engine is broken.
             executed: called after each batch.
@@ -126,8 +124,7 @@ class Batcher(Generic[Result]):
         """Whether the engine fails at what it could do before."""
         self._run = run
         self._streams = streams
-        self._batch_size = batch_size
-        self._batch_tokens = batch_tokens
+        self._batching = batching
         self._max_tokens = max_tokens
         self._proof = proof
         self._executed = executed
@@ -166,10 +163,8 @@ class Batcher(Generic[Result]):
             self._waiting.extend(items)
             self._schedule(len(items))
 
-    def submit_bulk(
-        self, job: Job[Result], batch_tokens: int, owner: object = None, admitted: bool = False
-    ) -> None:
-        """Queue a part of a large request, in batches of like lengths and so many tokens at most.
+    def submit_bulk(self, job: Job[Result], owner: object = None, admitted: bool = False) -> None:
+        """Queue a part of a large request, in batches that are cut already.
 
         The parts of one `owner` are executed one after the other, those of several in turns.
 
@@ -177,7 +172,7 @@ class Batcher(Generic[Result]):
             Overloaded: as `submit`.
         """
         items = [_Item(job, place, len(text)) for place, text in enumerate(job.tokens)]
-        places = alike([item.length for item in items], batch_tokens)
+        places = self._batching.cut([item.length for item in items])
         batches = [[items[place] for place in batch] for batch in places]
         with self._changed:
             tokens = sum(item.length for item in items)
@@ -259,9 +254,9 @@ class Batcher(Generic[Result]):
         for item, result in pairs:
             self._deliver(item, result)
         lengths = [item.length for item in batch]
-        done = Executed(len(batch), sum(lengths), len(batch) * max(lengths), seconds)
+        done = Executed(len(batch), sum(lengths), self._batching.executed(lengths), seconds)
         # What a lone short text takes says nothing of how fast full batches are.
-        if done.texts >= self._batch_size or 2 * done.padded >= self._batch_tokens:
+        if self._batching.full(lengths):
             rate = done.tokens / max(seconds, 1e-6)
             self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._executed(done)
@@ -300,7 +295,7 @@ class Batcher(Generic[Result]):
                 batch = self._take_bulk()
             else:
                 self._turns += 1
-                batch = self._take_alike()
+                batch = self._take_small()
                 self._small_tokens -= sum(item.length for item in batch)
             self._tokens -= sum(item.length for item in batch)
             return batch
@@ -314,23 +309,11 @@ class Batcher(Generic[Result]):
             self._bulk[owner] = batches  # behind the others
         return batch
 
-    def _take_alike(self) -> list[_Item[Result]]:
+    def _take_small(self) -> list[_Item[Result]]:
         while self._waiting and len(self._window) < WINDOW:
             self._window.append(self._waiting.popleft())
-        # What waits is shared out to all streams before any of them gets a full batch.
-        waiting = len(self._window)
-        share = math.ceil(waiting / self._streams)
-        # Engines make kernels for each number of texts, so let it be 1, 2, 4 or 8 wherever it can.
-        doubled = 1 << min((share - 1).bit_length(), waiting.bit_length() - 1)
-        size = min(self._batch_size, doubled)
-        length = self._window[0].length
-        batch: list[_Item[Result]] = []
-        widest = length
-        for item in sorted(self._window, key=lambda item: abs(item.length - length))[:size]:
-            widest = max(widest, item.length)
-            if batch and widest * (len(batch) + 1) > self._batch_tokens:
-                break
-            batch.append(item)
-        chosen = set(map(id, batch))
-        self._window = [item for item in self._window if id(item) not in chosen]
+        places = self._batching.next([item.length for item in self._window], self._streams)
+        batch = [self._window[place] for place in places]
+        chosen = set(places)
+        self._window = [item for place, item in enumerate(self._window) if place not in chosen]
         return batch

@@ -104,8 +104,7 @@ class Predictor:
         self._batcher = Batcher(
             classifier.execute,
             streams=runtime.streams,
-            batch_size=runtime.batch_size,
-            batch_tokens=runtime.batch_tokens,
+            batching=runtime.batching,
             max_tokens=settings.max_tokens,
             proof=proof[0],
             executed=metrics.batch_executed,
@@ -154,8 +153,7 @@ class Predictor:
             window = self._prepare(part, clock)
             clock.seconds["tokenize"] += time.monotonic() - started
             if len(window.job.tokens) > SMALL:
-                size = _there(self._classifier).runtime.bulk_batch_tokens
-                _there(self._batcher).submit_bulk(window.job, size, clock, number > 0)
+                _there(self._batcher).submit_bulk(window.job, clock, number > 0)
             else:
                 _there(self._batcher).submit(window.job, number > 0)
             yield window

@@ -25,7 +25,6 @@ __all__ = [
     "THRESHOLD",
     "Progress",
     "TextClassifier",
-    "alike",
     "in_windows",
     "load_classifier",
     "load_parts",
@@ -37,7 +36,7 @@ __all__ = [
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 WINDOW_TEXTS = 4096
-"""Enough that texts sorted by length within a window are padded by no more than 1 to 3 %."""
+"""Enough that the texts within a window leave hardly any padding."""
 WINDOW_CHARACTERS = 8_000_000
 """What a window holds on average at most, for tokens of some 100 MB however long the texts are."""
 
@@ -178,34 +177,15 @@ def run_windows(
             done += len(tokens)
 
 
-def alike(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
-    """Put texts of like lengths together, longest first, so that a batch needs little padding.
-
-    Args:
-        lengths: those of the texts.
-        batch_tokens: tokens of a batch at most, padding included, where it has several texts.
-
-    Returns:
-        The places of the texts, batch by batch.
-    """
-    order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
-    batches, start = [], 0
-    while start < len(order):
-        size = max(1, batch_tokens // max(lengths[order[start]], 1))
-        batches.append(order[start : start + size])
-        start += size
-    return batches
-
-
 def run_sorted(
     runtime: Runtime, tokens: Sequence[Tokens], progress: Progress | None = None
 ) -> Array:
-    """Execute any number of texts, in batches of like lengths.
+    """Execute any number of texts, in the batches that suit the runtime best.
 
     Returns:
         The encoder's output, (texts, features), in the order given.
     """
-    batches = alike([len(text) for text in tokens], runtime.bulk_batch_tokens)
+    batches = runtime.batching.cut([len(text) for text in tokens])
     features: Array | None = None
     done = 0
     streams = ThreadPoolExecutor(runtime.streams)

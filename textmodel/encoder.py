@@ -1,11 +1,9 @@
-"""The torch side of an encoder: load it, pool its token states, export it for OpenVINO."""
+"""The torch side of an encoder: load it, pool its token states."""
 
 from __future__ import annotations
 
 import inspect
 import json
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -33,8 +31,7 @@ __all__ = [
     "POOLED",
     "Encoder",
     "TextLimits",
-    "convert_openvino",
-    "export_openvino",
+    "first_position",
     "load_encoder",
     "load_for_finetuning",
     "load_tokenizer",
@@ -211,8 +208,7 @@ def text_limits(directory: Path, tokenizer: PreTrainedTokenizerBase) -> TextLimi
         sentence = _read_json(directory / "sentence_bert_config.json")
         pooling = _read_json(directory / "1_Pooling" / "config.json")
     positions = getattr(config, "max_position_embeddings", None) or 512
-    if config.model_type in _POSITIONS_BEHIND_PADDING:
-        positions -= config.pad_token_id + 1
+    positions -= first_position(config)
     length = min(sentence.get("max_seq_length") or positions, tokenizer.model_max_length, positions)
     declared = [name for key, name in _POOLING_KEYS.items() if pooling.get(key)]
     if pooling.get("pooling_mode") in POOLINGS:
@@ -220,32 +216,10 @@ def text_limits(directory: Path, tokenizer: PreTrainedTokenizerBase) -> TextLimi
     return TextLimits(max_length=int(length), pooling=declared[0] if declared else "mean")
 
 
-def export_openvino(encoder: Encoder, directory: Path) -> None:
-    """Write `openvino/encoder.xml` and `.bin`, in fp32 and for any batch size and length."""
-    import openvino
-
-    graph = convert_openvino(encoder)
-    (directory / "openvino").mkdir(exist_ok=True)
-    openvino.save_model(graph, directory / "openvino" / "encoder.xml", compress_to_fp16=False)
-
-
-def convert_openvino(encoder: Encoder) -> Any:
-    """Return an `openvino.Model` in fp32, for any batch size and length."""
-    import openvino
-
-    ones = torch.ones((2, 8), dtype=torch.int64)
-    example = tuple(ones * (name != "token_type_ids") for name in encoder.inputs)
-    # OpenVINO fuses this form all the same, and torch's own fused one can turn padding into NaN.
-    encoder.model.set_attn_implementation("eager")
-    logging.getLogger("openvino").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing warns of branches that depend on no input
-        graph = openvino.convert_model(encoder, example_input=example)
-    for port, name in zip(graph.inputs, encoder.inputs, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_partial_shape(openvino.PartialShape([-1, -1]))
-    graph.validate_nodes_and_infer_types()
-    return graph
+def first_position(config: Any) -> int:
+    """Return the position of a text's first token."""
+    behind_padding = config.model_type in _POSITIONS_BEHIND_PADDING
+    return int(config.pad_token_id) + 1 if behind_padding else 0
 
 
 def _load(kind: Any, directory: Path, **options: Any) -> Any:

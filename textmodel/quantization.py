@@ -16,9 +16,10 @@ from typing import Any
 
 from textmodel.artifact import Artifact
 from textmodel.hardware import cpu_count
+from textmodel.layouts import layout_of
 from textmodel.outliers import FLOAT_PREFIX, is_layer, split_outliers
 from textmodel.runtime import OPENVINO_FILES, openvino_core
-from textmodel.tokenizer import Text, Tokenizer, pad
+from textmodel.tokenizer import Text, Tokenizer
 
 __all__ = ["main", "quantized"]
 
@@ -61,12 +62,11 @@ def quantized(artifact: Artifact, texts: Sequence[Text], executed: Callable[[], 
         artifact.manifest.max_length,
     )
     graph = openvino_core().read_model(*(artifact.file(name) for name in OPENVINO_FILES["float"]))
-    inputs = [port.any_name for port in graph.inputs]
+    layout = layout_of(graph, tokenize.pad_id, artifact.manifest.max_length)
 
     def arrays(tokens: Any) -> dict[str, Any]:
         executed()
-        padded = pad([tokens], tokenize.pad_id)  # one by one: padding would be looked at too
-        return {name: padded[name] for name in inputs}
+        return layout.unpadded(tokens)  # padding would be looked at too
 
     tokens = tokenize(texts)
     split_outliers(openvino_core(), graph, map(arrays, tokens))

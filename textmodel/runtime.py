@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textmodel.artifact import Artifact, ArtifactError, Manifest
+from textmodel.batching import Batching, Padded
 from textmodel.hardware import Choice, cpu_count, cpu_int8, device, precision
+from textmodel.layouts import layout_of
 from textmodel.tokenizer import Tokens, pad
 
 __all__ = [
@@ -48,12 +50,8 @@ class Runtime(Protocol):
 
     streams: int
     """How many batches are worth running at the same time."""
-    batch_size: int
-    """How many texts are worth running together while others wait."""
-    batch_tokens: int
-    """How many tokens, padding included, where that is fewer texts."""
-    bulk_batch_tokens: int
-    """How many tokens are worth running together where all texts are known and sorted by length."""
+    batching: Batching
+    """Which texts are worth running together."""
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         """Return the encoder's output, (batch, features).
@@ -66,80 +64,94 @@ class Runtime(Protocol):
         ...
 
 
-# Kernels are made for each number of tokens in a batch, so lengths are rounded up to so many
-# significant binary digits: docs/runtimes.md has what that saves, and what the padding costs.
-_DIGITS = {"int8": 3, "bf16": 4, "fp32": 4}
-_LONE_DIGITS = 2
-
 # Of the layers' kernels that a stream keeps; by default, as good as all. Those that are made anew
 # come from oneDNN's own cache, which has a bound already.
 _KERNELS = 50
 
 
+# Of larger models, hardly any time goes into what graphs of one shape save, and they cost more.
+_SMALL_BYTES = 200_000_000
+
+
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
 
-    batch_size = 8  # fills a core already; more would only add padding
-    batch_tokens = 1024
-    bulk_batch_tokens = 1024  # faster by 2 % than 32 texts each, and by 6 than 512 or 4096 tokens
-
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
         self.streams = cpu_count().value
-        self._pad_id = pad_id
-        self._max_length = artifact.manifest.max_length
-        self._digits = _DIGITS[precision]
         graph = _graph(artifact, precision)
-        in_float = _float_precision(precision)
-        compiled = self._compile(graph, in_float, self.streams)
-        self._inputs = [port.any_name for port in compiled.inputs]
-        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self.streams):
-            self._requests.put(compiled.create_infer_request())
+        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length)
+        self.batching = self._layout.batching
+        self._features = graph.output(0).get_partial_shape()[1].get_length()
+        self._in_float = _float_precision(precision)
         self._lock = threading.Lock()
         self._executing = 0
-        self._on_all_cores: Any = None
-        if self.streams > 1:
-            # The graph is in memory already: docs/runtimes.md says what this one adds.
-            self._on_all_cores = self._compile(graph, in_float, 1).create_infer_request()
+        self._any_shape = self._requests(graph, self.streams)
+        # The graph is in memory already: docs/runtimes.md says what each of these adds.
+        self._on_all_cores = self._requests(graph, 1) if self.streams > 1 else None
+        self._of_shape = {}
+        if _weights(graph) <= _SMALL_BYTES:
+            for width in self._layout.frequent_widths:
+                shaped = graph.clone()
+                shaped.reshape({port.any_name: [1, width] for port in graph.inputs})
+                self._of_shape[1, width] = self._requests(shaped, self.streams)
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
-        longest = max(map(len, batch))
-        with self._request(urgent) as (request, digits):
-            width = _rounded(longest, digits)
-            arrays = pad(batch, self._pad_id, width if width <= self._max_length else longest)
-            request.infer({name: arrays[name] for name in self._inputs}, share_inputs=True)
-            return np.array(request.get_output_tensor(0).data, np.float32)
+        outputs = np.empty((len(batch), self._features), np.float32)
+        with self._all_cores(urgent) as requests:
+            for places in self._layout.parts([len(text) for text in batch]):
+                texts = [batch[place] for place in places]
+                arrays = self._layout.arrays(texts, lone=requests is not None)
+                shape = arrays["input_ids"].shape
+                with _taken(requests or self._of_shape.get(shape, self._any_shape)) as request:
+                    request.infer(arrays, share_inputs=True)
+                    outputs[places] = request.get_output_tensor(0).data[: len(places)]
+        return outputs
 
-    def _compile(self, graph: Any, in_float: str, streams: int) -> Any:
-        return openvino_core().compile_model(
+    def _requests(self, graph: Any, streams: int) -> queue.SimpleQueue[Any]:
+        """Compile a graph; return what executes so many batches of it at the same time."""
+        compiled = openvino_core().compile_model(
             graph,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[in_float],
+                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self._in_float],
                 "NUM_STREAMS": streams,
                 "INFERENCE_NUM_THREADS": self.streams,
                 "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
                 "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
             },
         )
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(streams):
+            requests.put(compiled.create_infer_request())
+        return requests
 
     @contextmanager
-    def _request(self, urgent: bool) -> Iterator[tuple[Any, int]]:
-        """Yield what executes a batch, and the digits of lengths that are worth executing on it.
-
-        An urgent one runs on all cores where nothing else does, else on one.
-        """
+    def _all_cores(self, urgent: bool) -> Iterator[queue.SimpleQueue[Any] | None]:
+        """Yield what executes an urgent batch on all cores, where nothing else is executed."""
         with self._lock:
-            alone = urgent and self._on_all_cores is not None and not self._executing
+            alone = urgent and not self._executing
             self._executing += 1
-        request = self._on_all_cores if alone else self._requests.get()
         try:
-            yield request, _LONE_DIGITS if alone else self._digits
+            yield self._on_all_cores if alone else None
         finally:
-            if not alone:
-                self._requests.put(request)
             with self._lock:
                 self._executing -= 1
+
+
+@contextmanager
+def _taken(requests: queue.SimpleQueue[Any]) -> Iterator[Any]:
+    request = requests.get()
+    try:
+        yield request
+    finally:
+        requests.put(request)
+
+
+def _weights(graph: Any) -> int:
+    """Return the bytes of what was trained."""
+    return sum(
+        node.get_byte_size() for node in graph.get_ops() if node.get_type_name() == "Constant"
+    )
 
 
 def _graph(artifact: Artifact, precision: str) -> Any:
@@ -150,7 +162,8 @@ def _graph(artifact: Artifact, precision: str) -> Any:
     """
     if not artifact.plain:
         return openvino_core().read_model(*map(artifact.file, _files(precision)))
-    from textmodel.encoder import convert_openvino, load_encoder
+    from textmodel.encoder import load_encoder
+    from textmodel.export import convert_openvino
 
     manifest = artifact.manifest
     encoder = load_encoder(artifact.directory, manifest.pooling, manifest.normalize)
@@ -188,9 +201,7 @@ class TorchRuntime:
     """The Hugging Face weights of the directory, on one GPU (or, slowly, on the CPU)."""
 
     streams = 1
-    batch_size = 64
-    batch_tokens = 16384
-    bulk_batch_tokens = 65536
+    batching: Batching = Padded(texts=64, tokens=16384, cut_tokens=65536)
 
     def __init__(self, artifact: Artifact, pad_id: int, device: str, precision: str) -> None:
         import torch
@@ -303,12 +314,6 @@ def _files(precision: str) -> tuple[str, str]:
 def _float_precision(chosen: str) -> str:
     """Return the precision of what is not in int8."""
     return precision("cpu").value if chosen == "int8" else chosen
-
-
-def _rounded(number: int, digits: int) -> int:
-    """Return the next whole number, from this one on, of so many significant binary digits."""
-    zeros = max(number.bit_length() - digits, 0)
-    return -(-number >> zeros) << zeros
 
 
 _loaded: WeakValueDictionary[tuple[object, ...], OpenVINORuntime] = WeakValueDictionary()

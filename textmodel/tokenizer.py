@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as FastTokenizer
 
-__all__ = ["Text", "Tokenizer", "Tokens", "characters_of", "pad"]
+__all__ = ["Text", "Tokenizer", "Tokens", "characters_of", "pack", "pad"]
 
 Text = str | tuple[str, str]
 """A text, or a pair of texts that the encoder reads together."""
@@ -82,6 +82,33 @@ def pad(
     return {
         "input_ids": input_ids,
         "attention_mask": attention_mask,
+        "token_type_ids": token_type_ids,
+    }
+
+
+def pack(batch: Sequence[Tokens], pad_id: int, width: int) -> dict[str, NDArray[np.int64]]:
+    """Put tokens one text after the other, and pad what is left of `width`.
+
+    Returns:
+        `input_ids`, `position_ids` (from 0 within each text), `segments` (the number of the text,
+        from 1; of padding 0) and `token_type_ids`, each (1, width).
+    """
+    arrays = np.zeros((4, 1, width), np.int64)
+    input_ids, position_ids, segments, token_type_ids = arrays
+    input_ids[:] = pad_id
+    start = 0
+    for number, tokens in enumerate(batch, 1):
+        end = start + len(tokens)
+        input_ids[0, start:end] = tokens.ids
+        position_ids[0, start:end] = np.arange(len(tokens))
+        segments[0, start:end] = number
+        if tokens.second is not None:
+            token_type_ids[0, start + tokens.second : end] = 1
+        start = end
+    return {
+        "input_ids": input_ids,
+        "position_ids": position_ids,
+        "segments": segments,
         "token_type_ids": token_type_ids,
     }
 

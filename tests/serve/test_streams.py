@@ -9,6 +9,7 @@ import pytest
 
 from serve.batcher import Batcher, Job
 from serve.streams import NICENESS, Streams, giving_way, shared_streams
+from textmodel.batching import Padded
 
 
 class Gate:
@@ -26,7 +27,7 @@ class Gate:
 
 
 def of_one_text(run: Gate, threads: Streams) -> Batcher[str]:
-    return Batcher(run, streams=1, batch_size=1, threads=threads)
+    return Batcher(run, streams=1, batching=Padded(1), threads=threads)
 
 
 def test_of_several_models_each_has_its_turn() -> None:

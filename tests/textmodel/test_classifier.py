@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from textmodel import classifier
 from textmodel.artifact import ArtifactError
+from textmodel.batching import Batching, Padded
 from textmodel.classifier import (
     TextClassifier,
     in_windows,
@@ -28,9 +29,7 @@ class Lengths:
     """A runtime that answers each text with its first token and the width of its batch."""
 
     streams = 2
-    batch_size = 4
-    batch_tokens = 1024
-    bulk_batch_tokens = 4
+    batching: Batching = Padded(4, cut_tokens=4)
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         width = max(map(len, batch))

