@@ -119,8 +119,8 @@ class Packed:
         return len(lengths) >= self.texts or 2 * sum(lengths) >= self.tokens
 
     @property
-    def frequent_widths(self) -> tuple[int, ...]:
-        """The widths of rows of short texts."""
+    def widths(self) -> tuple[int, ...]:
+        """Those of rows of texts that fit one together."""
         return self.tokens // 2, self.tokens
 
     def width(self, tokens: int) -> int:

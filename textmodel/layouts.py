@@ -24,8 +24,10 @@ class Layout(Protocol):
     """How a graph reads texts."""
 
     batching: Batching
-    frequent_widths: Sequence[int]
-    """Of rows that are executed alone, for which a graph of their own is worth its memory."""
+    widths: tuple[int, ...]
+    """Of batches of one row, those for which a graph of their own is worth its memory."""
+    lone_widths: tuple[int, ...]
+    """The same where nothing else is executing."""
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return the places of the texts that are executed at a time, of a batch of any size."""
@@ -57,19 +59,21 @@ def layout_of(graph: Any, pad_id: int, max_length: int) -> Layout:
 class _OneRow:
     """Texts one after the other."""
 
+    lone_widths: tuple[int, ...] = (32,)
+
     def __init__(self, names: Sequence[str], pad_id: int, slots: int) -> None:
         self._names = names
         self._pad_id = pad_id
         self._packed = Packed(slots)
         self.batching: Batching = self._packed
-        self.frequent_widths: Sequence[int] = self._packed.frequent_widths
+        self.widths = self._packed.widths
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
         return self._packed.cut(lengths)
 
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
         tokens = sum(map(len, texts))
-        width = rounded(tokens, digits=2, least=8) if lone else self._packed.width(tokens)
+        width = rounded(tokens, digits=2, least=32) if lone else self._packed.width(tokens)
         return self._named(pack(texts, self._pad_id, width))
 
     def unpadded(self, text: Tokens) -> Arrays:
@@ -85,7 +89,8 @@ class _Rows:
     # Eight texts fill a core already; more would only add padding. For texts that are sorted,
     # 1024 tokens are faster by 2 % than 32 texts each, and by 6 than 512 or 4096 tokens.
     batching: Batching = Padded(texts=8, tokens=1024, cut_tokens=1024)
-    frequent_widths: Sequence[int] = ()
+    widths: tuple[int, ...] = ()
+    lone_widths: tuple[int, ...] = ()
 
     def __init__(self, names: Sequence[str], pad_id: int, max_length: int) -> None:
         self._names = names

@@ -68,7 +68,6 @@ class Runtime(Protocol):
 # come from oneDNN's own cache, which has a bound already.
 _KERNELS = 50
 
-
 # Of larger models, hardly any time goes into what graphs of one shape save, and they cost more.
 _SMALL_BYTES = 200_000_000
 
@@ -85,66 +84,73 @@ class OpenVINORuntime:
         self._in_float = _float_precision(precision)
         self._lock = threading.Lock()
         self._executing = 0
-        self._any_shape = self._requests(graph, self.streams)
-        # The graph is in memory already: docs/runtimes.md says what each of these adds.
-        self._on_all_cores = self._requests(graph, 1) if self.streams > 1 else None
-        self._of_shape = {}
-        if _weights(graph) <= _SMALL_BYTES:
-            for width in self._layout.frequent_widths:
-                shaped = graph.clone()
-                shaped.reshape({port.any_name: [1, width] for port in graph.inputs})
-                self._of_shape[1, width] = self._requests(shaped, self.streams)
+        self._on_streams = self._compiled(graph, self.streams, self._layout.widths)
+        self._on_all_cores = self._on_streams
+        if self.streams > 1:
+            # The graph is in memory already: docs/runtimes.md says what this adds.
+            self._on_all_cores = self._compiled(graph, 1, self._layout.lone_widths)
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         outputs = np.empty((len(batch), self._features), np.float32)
-        with self._all_cores(urgent) as requests:
+        with self._all_cores(urgent) as alone:
+            compiled = self._on_all_cores if alone else self._on_streams
             for places in self._layout.parts([len(text) for text in batch]):
-                texts = [batch[place] for place in places]
-                arrays = self._layout.arrays(texts, lone=requests is not None)
-                shape = arrays["input_ids"].shape
-                with _taken(requests or self._of_shape.get(shape, self._any_shape)) as request:
+                arrays = self._layout.arrays([batch[place] for place in places], alone)
+                with compiled.request(arrays["input_ids"].shape) as request:
                     request.infer(arrays, share_inputs=True)
                     outputs[places] = request.get_output_tensor(0).data[: len(places)]
         return outputs
 
-    def _requests(self, graph: Any, streams: int) -> queue.SimpleQueue[Any]:
-        """Compile a graph; return what executes so many batches of it at the same time."""
-        compiled = openvino_core().compile_model(
-            graph,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self._in_float],
-                "NUM_STREAMS": streams,
-                "INFERENCE_NUM_THREADS": self.streams,
-                "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
-                "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
-            },
-        )
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(streams):
-            requests.put(compiled.create_infer_request())
-        return requests
+    def _compiled(self, graph: Any, streams: int, widths: tuple[int, ...]) -> _Compiled:
+        options = {
+            "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self._in_float],
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": self.streams,
+            "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
+            "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
+        }
+        small = _weights(graph) <= _SMALL_BYTES
+        return _Compiled(graph, options, streams, widths if small else ())
 
     @contextmanager
-    def _all_cores(self, urgent: bool) -> Iterator[queue.SimpleQueue[Any] | None]:
-        """Yield what executes an urgent batch on all cores, where nothing else is executed."""
+    def _all_cores(self, urgent: bool) -> Iterator[bool]:
+        """Yield whether a batch is executed on all cores: an urgent one where nothing else is."""
         with self._lock:
-            alone = urgent and not self._executing
+            alone = urgent and self.streams > 1 and not self._executing
             self._executing += 1
         try:
-            yield self._on_all_cores if alone else None
+            yield alone
         finally:
             with self._lock:
                 self._executing -= 1
 
 
-@contextmanager
-def _taken(requests: queue.SimpleQueue[Any]) -> Iterator[Any]:
-    request = requests.get()
-    try:
-        yield request
-    finally:
-        requests.put(request)
+class _Compiled:
+    """A graph for batches of any shape, and for rows of some widths that come often."""
+
+    def __init__(
+        self, graph: Any, options: dict[str, Any], streams: int, widths: tuple[int, ...]
+    ) -> None:
+        self._requests: dict[tuple[int, ...] | None, queue.SimpleQueue[Any]] = {}
+        graphs: dict[tuple[int, ...] | None, Any] = {None: graph}
+        for width in widths:
+            graphs[1, width] = graph.clone()
+            graphs[1, width].reshape({port.any_name: [1, width] for port in graph.inputs})
+        for shape, one in graphs.items():
+            compiled = openvino_core().compile_model(one, "CPU", options)
+            self._requests[shape] = queue.SimpleQueue()
+            for _ in range(streams):
+                self._requests[shape].put(compiled.create_infer_request())
+
+    @contextmanager
+    def request(self, shape: tuple[int, ...]) -> Iterator[Any]:
+        """Yield what executes a batch of this shape; others may take it afterwards."""
+        requests = self._requests.get(shape, self._requests[None])
+        request = requests.get()
+        try:
+            yield request
+        finally:
+            requests.put(request)
 
 
 def _weights(graph: Any) -> int:

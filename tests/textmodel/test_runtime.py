@@ -87,7 +87,9 @@ def test_a_large_encoder_has_no_graphs_of_one_shape_and_the_same_answers(
     large = runtime(artifact, "openvino")
     assert isinstance(small, OpenVINORuntime)
     assert isinstance(large, OpenVINORuntime)
-    assert (len(small._of_shape), len(large._of_shape)) == (2, 0)
+    assert set(small._on_streams._requests) == {None, (1, 64), (1, 128)}
+    assert set(small._on_all_cores._requests) == {None, (1, 32)}
+    assert set(large._on_streams._requests) == set(large._on_all_cores._requests) == {None}
     np.testing.assert_allclose(large(tokens), expected, atol=1e-5)
 
 
