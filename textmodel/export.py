@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 SLOTS = 16
 """Texts that a row may have."""
 
-_SAME = 1e-4
-"""By how much outputs may differ, as a part of the largest, where texts are packed."""
+_RELATIVE, _ABSOLUTE = 1e-4, 1e-5
+"""By how much outputs may differ where texts are packed: of the largest, and besides."""
 
 
 def export_openvino(encoder: Encoder, directory: Path) -> None:
@@ -102,7 +102,8 @@ def _same(
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         log.debug("texts are not packed: %s", error)
         return False
-    return bool((found - expected).abs().max() <= _SAME * expected.abs().max())
+    allowed = _RELATIVE * expected.abs().max() + _ABSOLUTE
+    return bool((found - expected).abs().max() <= allowed)
 
 
 class _Packed(torch.nn.Module):

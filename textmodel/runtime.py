@@ -68,7 +68,8 @@ class Runtime(Protocol):
 # come from oneDNN's own cache, which has a bound already.
 _KERNELS = 50
 
-# Of larger models, hardly any time goes into what graphs of one shape save, and they cost more.
+# Of larger models, and in fp32, hardly any time goes into what graphs of one shape save, and they
+# cost more.
 _SMALL_BYTES = 200_000_000
 
 
@@ -109,8 +110,8 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
             "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
         }
-        small = _weights(graph) <= _SMALL_BYTES
-        return _Compiled(graph, options, streams, widths if small else ())
+        worth = _weights(graph) <= _SMALL_BYTES and self._in_float != "fp32"
+        return _Compiled(graph, options, streams, widths if worth else ())
 
     @contextmanager
     def _all_cores(self, urgent: bool) -> Iterator[bool]:

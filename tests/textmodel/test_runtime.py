@@ -8,6 +8,7 @@ import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,21 +77,31 @@ def test_threads_get_their_own_answers(artifact: Artifact, tokens: list[Tokens],
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
 
 
-def test_a_large_encoder_has_no_graphs_of_one_shape_and_the_same_answers(
+@pytest.mark.parametrize(("precision", "small_bytes"), [("fp32", 200_000_000), ("bf16", 0)])
+def test_graphs_of_one_shape_are_there_where_they_are_worth_their_memory(
+    precision: str, small_bytes: int, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shapes(precision: str) -> list[set[Any]]:
+        execute = OpenVINORuntime(artifact, 0, precision)
+        return [set(each._requests) for each in (execute._on_streams, execute._on_all_cores)]
+
+    assert shapes("bf16") == [{None, (1, 64), (1, 128)}, {None, (1, 32)}]
+    monkeypatch.setattr(module, "_SMALL_BYTES", small_bytes)
+    assert shapes(precision) == [{None}, {None}]
+
+
+def test_graphs_of_one_shape_answer_as_that_of_any_shape(
     artifact: Artifact, tokens: list[Tokens], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_loaded", {})
-    small = runtime(artifact, "openvino")
-    expected = small(tokens)
-    monkeypatch.setattr(module, "_loaded", {})
+    special = OpenVINORuntime(artifact, 0, "bf16")
     monkeypatch.setattr(module, "_SMALL_BYTES", 0)
-    large = runtime(artifact, "openvino")
-    assert isinstance(small, OpenVINORuntime)
-    assert isinstance(large, OpenVINORuntime)
-    assert set(small._on_streams._requests) == {None, (1, 64), (1, 128)}
-    assert set(small._on_all_cores._requests) == {None, (1, 32)}
-    assert set(large._on_streams._requests) == set(large._on_all_cores._requests) == {None}
-    np.testing.assert_allclose(large(tokens), expected, atol=1e-5)
+    general = OpenVINORuntime(artifact, 0, "bf16")
+    for urgent in (True, False):
+        found, expected = (
+            np.concatenate([execute([one], urgent=urgent) for one in tokens])
+            for execute in (special, general)
+        )
+        np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
 
 
 def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[Tokens]) -> None:
