@@ -8,7 +8,7 @@
 
 Each precision runs in a process of its own, in turns, several times; the best is told.
 
-Usage: python bench/runtimes.py MODEL TEXTS.csv [--column NAME] [--rounds N]
+Usage: python -m bench.runtimes MODEL TEXTS.csv [--column NAME] [--rounds N]
 
 MODEL is what `train` wrote with int8=true. Prints a table, and one JSON object as its last line.
 """
@@ -54,7 +54,14 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {precision: [] for precision in PRECISIONS}
     for _ in range(arguments.rounds):
         for precision in PRECISIONS:
-            command = [sys.executable, __file__, *sys.argv[1:], "--precision", precision]
+            command = [
+                sys.executable,
+                "-m",
+                "bench.runtimes",
+                *sys.argv[1:],
+                "--precision",
+                precision,
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             runs[precision].append(json.loads(done.stdout.splitlines()[-1]))
     labels = {precision: np.array(runs[precision][0].pop("labels")) for precision in PRECISIONS}

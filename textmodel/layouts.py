@@ -19,6 +19,8 @@ __all__ = ["Layout", "layout_of"]
 
 Arrays = dict[str, NDArray[np.int64]]
 
+_LONE_WIDTH = 32
+
 
 class Layout(Protocol):
     """How a graph reads texts."""
@@ -42,38 +44,40 @@ class Layout(Protocol):
         ...
 
 
-def layout_of(graph: Any, pad_id: int, max_length: int) -> Layout:
+def layout_of(graph: Any, pad_id: int, max_length: int, special: bool = False) -> Layout:
     """Return the layout that a graph was exported for (`export.convert_openvino`).
 
     Args:
         graph: an `openvino.Model`.
         pad_id: the token to pad with.
         max_length: the longest row of a graph that pads each text.
+        special: whether graphs for single widths are worth their memory.
     """
     names = [port.any_name for port in graph.inputs]
     if "segments" in names:
-        return _OneRow(names, pad_id, graph.output(0).get_partial_shape()[0].get_length())
+        slots = graph.output(0).get_partial_shape()[0].get_length()
+        return _OneRow(names, pad_id, slots, special)
     return _Rows(names, pad_id, max_length)
 
 
 class _OneRow:
     """Texts one after the other."""
 
-    lone_widths: tuple[int, ...] = (32,)
-
-    def __init__(self, names: Sequence[str], pad_id: int, slots: int) -> None:
+    def __init__(self, names: Sequence[str], pad_id: int, slots: int, special: bool) -> None:
         self._names = names
         self._pad_id = pad_id
         self._packed = Packed(slots)
         self.batching: Batching = self._packed
-        self.widths = self._packed.widths
+        self.widths = self._packed.widths if special else ()
+        self.lone_widths: tuple[int, ...] = (_LONE_WIDTH,) if special else ()
+        self._least = _LONE_WIDTH if special else 8
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
         return self._packed.cut(lengths)
 
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
         tokens = sum(map(len, texts))
-        width = rounded(tokens, digits=2, least=32) if lone else self._packed.width(tokens)
+        width = rounded(tokens, digits=2, least=self._least) if lone else self._packed.width(tokens)
         return self._named(pack(texts, self._pad_id, width))
 
     def unpadded(self, text: Tokens) -> Arrays:

@@ -79,10 +79,11 @@ class OpenVINORuntime:
     def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
         self.streams = cpu_count().value
         graph = _graph(artifact, precision)
-        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length)
+        self._in_float = _float_precision(precision)
+        special = _weights(graph) <= _SMALL_BYTES and self._in_float != "fp32"
+        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length, special)
         self.batching = self._layout.batching
         self._features = graph.output(0).get_partial_shape()[1].get_length()
-        self._in_float = _float_precision(precision)
         self._lock = threading.Lock()
         self._executing = 0
         self._on_streams = self._compiled(graph, self.streams, self._layout.widths)
@@ -110,8 +111,7 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
             "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
         }
-        worth = _weights(graph) <= _SMALL_BYTES and self._in_float != "fp32"
-        return _Compiled(graph, options, streams, widths if worth else ())
+        return _Compiled(graph, options, streams, widths)
 
     @contextmanager
     def _all_cores(self, urgent: bool) -> Iterator[bool]:
