@@ -90,6 +90,7 @@ class Predictor:
             runtime=settings.runtime,
             precision=settings.precision,
             task=settings.task,
+            sparing=settings.multi_model,
         )
         proof = classifier.tokenize(["a first text, so that no client pays for the first run"])
         try:

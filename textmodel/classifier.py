@@ -109,7 +109,12 @@ class TextClassifier:
 
 
 def load_classifier(
-    directory: Path, *, runtime: str = "auto", precision: str = "auto", task: str | None = None
+    directory: Path,
+    *,
+    runtime: str = "auto",
+    precision: str = "auto",
+    task: str | None = None,
+    sparing: bool = False,
 ) -> TextClassifier:
     """Load the classifier that `train` wrote to `directory`, or a plain Hugging Face model.
 
@@ -118,24 +123,25 @@ def load_classifier(
         runtime: `auto`, or one of `runtime.RUNTIMES`.
         precision: `auto`, `int8`, `bf16` or `fp32`.
         task: what a plain model is to be used for; None for what it says by itself.
+        sparing: whether memory matters more than the last of speed.
 
     Raises:
         ArtifactError: the directory holds no usable model.
     """
     artifact = open_model(directory, task)
-    tokenizer, loaded, choices = load_parts(artifact, runtime, precision)
+    tokenizer, loaded, choices = load_parts(artifact, runtime, precision, sparing)
     head = HEADS[artifact.manifest.head](artifact)
     manifest = artifact.manifest
     return TextClassifier(manifest.labels, tokenizer, loaded, head, choices, manifest)
 
 
 def load_parts(
-    artifact: Artifact, runtime: str = "auto", precision: str = "auto"
+    artifact: Artifact, runtime: str = "auto", precision: str = "auto", sparing: bool = False
 ) -> tuple[Tokenizer, Runtime, tuple[Choice[Any], ...]]:
     """Load the tokenizer and the encoder alone: what a head is fitted on."""
     with tokenizer_files(artifact) as (file, config):
         tokenizer = Tokenizer(file, config, artifact.manifest.max_length)
-    loaded, choices = load_runtime(artifact, tokenizer.pad_id, runtime, precision)
+    loaded, choices = load_runtime(artifact, tokenizer.pad_id, runtime, precision, sparing)
     return tokenizer, loaded, tuple(choices)
 
 

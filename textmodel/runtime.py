@@ -76,11 +76,14 @@ _SMALL_BYTES = 200_000_000
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
 
-    def __init__(self, artifact: Artifact, pad_id: int, precision: str) -> None:
+    def __init__(
+        self, artifact: Artifact, pad_id: int, precision: str, sparing: bool = False
+    ) -> None:
         self.streams = cpu_count().value
         graph = _graph(artifact, precision)
         self._in_float = _float_precision(precision)
-        special = _weights(graph) <= _SMALL_BYTES and self._in_float != "fp32"
+        small = _weights(graph) <= _SMALL_BYTES
+        special = small and self._in_float != "fp32" and not sparing
         self._layout = layout_of(graph, pad_id, artifact.manifest.max_length, special)
         self.batching = self._layout.batching
         self._features = graph.output(0).get_partial_shape()[1].get_length()
@@ -242,7 +245,11 @@ RUNTIMES = ("openvino", "torch")
 
 
 def load_runtime(
-    artifact: Artifact, pad_id: int, requested: str = "auto", requested_precision: str = "auto"
+    artifact: Artifact,
+    pad_id: int,
+    requested: str = "auto",
+    requested_precision: str = "auto",
+    sparing: bool = False,
 ) -> tuple[Runtime, list[Choice[Any]]]:
     """Load the encoder of `artifact` into the runtime that suits this machine.
 
@@ -271,7 +278,7 @@ def load_runtime(
         precise = openvino_precision(artifact.manifest, requested_precision)
         # A plain model has no checksums to tell whether its encoder is another's, too.
         load = OpenVINORuntime if artifact.plain else _shared
-        return load(artifact, pad_id, precise.value), [on, chosen, precise, cpu_count()]
+        return load(artifact, pad_id, precise.value, sparing), [on, chosen, precise, cpu_count()]
     if requested_precision == "int8":
         raise ArtifactError(f"precision int8 needs the runtime openvino; this is {chosen}, {on}")
     precise = precision(on.value, requested_precision)
@@ -327,18 +334,18 @@ _loaded: WeakValueDictionary[tuple[object, ...], OpenVINORuntime] = WeakValueDic
 _loading = threading.Lock()
 
 
-def _shared(artifact: Artifact, pad_id: int, precision: str) -> OpenVINORuntime:
+def _shared(artifact: Artifact, pad_id: int, precision: str, sparing: bool) -> OpenVINORuntime:
     """Return the runtime of an encoder, which models with the same one have in common.
 
     That is every model with a head on the same frozen encoder: each further one costs next to
     nothing. The last that is released takes the encoder with it.
     """
     checksums = [artifact.manifest.files.get(name) for name in _files(precision)]
-    key = (*checksums, pad_id, precision)
+    key = (*checksums, pad_id, precision, sparing)
     with _loading:
         runtime = _loaded.get(key)
         if runtime is None:
-            _loaded[key] = runtime = OpenVINORuntime(artifact, pad_id, precision)
+            _loaded[key] = runtime = OpenVINORuntime(artifact, pad_id, precision, sparing)
             return runtime
     for name in _files(precision):
         artifact.file(name)

@@ -171,8 +171,11 @@ class Subject:
         """Return the command line of a container's first process, empty if it has ended."""
         if self.bare:
             return f"python -m {program.name}"
-        listing = self.engine.run("top", program.name, "-eo", "pid,args", check=False)
-        return "".join(listing.splitlines()[1:2]).strip().partition(" ")[2].strip()
+        listing = self.engine.run("top", program.name, "-eo", "pid,ppid,args", check=False)
+        rows = [line.split(None, 2) for line in listing.splitlines()[1:]]
+        # Not the one with the lowest number: those of the host begin again from time to time.
+        pids = {pid for pid, _, _ in rows}
+        return next((command for _, parent, command in rows if parent not in pids), "")
 
     def check_engine(self, program: Program) -> None:
         """Raise EngineError if it was the engine that failed, and not the program."""

@@ -81,11 +81,12 @@ def test_threads_get_their_own_answers(artifact: Artifact, tokens: list[Tokens],
 def test_graphs_of_one_shape_are_there_where_they_are_worth_their_memory(
     precision: str, small_bytes: int, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def shapes(precision: str) -> list[set[Any]]:
-        execute = OpenVINORuntime(artifact, 0, precision)
+    def shapes(precision: str, sparing: bool = False) -> list[set[Any]]:
+        execute = OpenVINORuntime(artifact, 0, precision, sparing)
         return [set(each._requests) for each in (execute._on_streams, execute._on_all_cores)]
 
     assert shapes("bf16") == [{None, (1, 64), (1, 128)}, {None, (1, 32)}]
+    assert shapes("bf16", sparing=True) == [{None}, {None}]
     monkeypatch.setattr(module, "_SMALL_BYTES", small_bytes)
     assert shapes(precision) == [{None}, {None}]
 
