@@ -44,7 +44,7 @@ def test_models_are_managed_within_the_memory_of_the_container(
     docker: Docker, image: Callable[[str], str], models: Path, start: Start
 ) -> None:
     volume = f"--volume={models}:/opt/ml/models:ro"
-    limits = ("--memory=440m", "--memory-swap=440m", "--env=SAGEMAKER_MULTI_MODEL=true")
+    limits = ("--memory=400m", "--memory-swap=400m", "--env=SAGEMAKER_MULTI_MODEL=true")
     endpoint = MultiModelEndpoint(docker, start(*STRICT, *limits, volume, image("serve")))
     endpoint.wait()
     assert endpoint.ask("GET", "/models").json() == {"models": []}

@@ -65,7 +65,7 @@ def start(root: Path, **environment: str) -> subprocess.Popen[str]:
 def train(root: Path, **environment: str) -> tuple[int, str]:
     """Run `python -m train` on a tree to its end; return the exit code and the log."""
     with start(root, **environment) as process:
-        output, _ = process.communicate(timeout=300)  # others may be training on the same cores
+        output, _ = process.communicate(timeout=120)
     return process.returncode, output
 
 
