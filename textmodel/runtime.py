@@ -289,6 +289,9 @@ def load_runtime(
 def openvino_precision(manifest: Manifest, requested: str = "auto") -> Choice[str]:
     """Return `int8` where the graph is there, answers as fp32 does and the CPU is made for it.
 
+    A forest gets `fp32`: its splits are thresholds, so that rounding, which differs from batch to
+    batch, would move its scores by whole trees.
+
     Raises:
         ArtifactError: it is requested, but there is no such graph.
     """
@@ -298,6 +301,8 @@ def openvino_precision(manifest: Manifest, requested: str = "auto") -> Choice[st
             "the model has no int8 graph, so precision int8 is not possible: train it with the "
             "hyperparameter int8=true, or choose another precision"
         )
+    if requested == "auto" and manifest.head == "forest":
+        return Choice("precision", "fp32", "rounding would move a forest's scores")
     otherwise = precision("cpu", requested)
     if requested != "auto" or not there:
         return otherwise

@@ -187,6 +187,27 @@ def test_int8_is_not_chosen_on_a_cpu_that_is_not_made_for_it(
     assert chosen.reason == "int8 is there, but the CPU has no VNNI"
 
 
+def test_a_forest_gets_what_rounding_does_not_move(forest_model: Path, int8: Artifact) -> None:
+    manifest = Artifact.open(forest_model / "model").manifest
+    reason = "rounding would move a forest's scores"
+    assert openvino_precision(manifest) == Choice("precision", "fp32", reason)
+    compared_well = dataclasses.replace(compared(int8, 1.0).manifest, head="forest")
+    assert openvino_precision(compared_well).value == "fp32"
+    assert openvino_precision(manifest, "bf16") == Choice("precision", "bf16", "as requested")
+
+
+def test_scores_of_a_forest_are_the_same_alone_and_together(forest_model: Path) -> None:
+    classifier = load_classifier(forest_model / "model", runtime="openvino")
+    tokens = classifier.tokenize([text for text, _ in messages(0, 200)])
+    alone = np.array([classifier.execute([one])[0][1] for one in tokens])
+    together = [
+        scores
+        for first in range(0, 200, 5)
+        for _, scores in classifier.execute(tokens[first : first + 5])
+    ]
+    np.testing.assert_array_equal(alone, np.array(together))
+
+
 @pytest.mark.parametrize("requested", ["int8", "bf16", "fp32"])
 def test_requested_precision_wins(requested: str, int8: Artifact) -> None:
     chosen = openvino_precision(compared(int8, 0.5).manifest, requested)
