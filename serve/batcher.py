@@ -1,9 +1,9 @@
 """Requests of many clients, executed together: no timer, little padding, nobody starved.
 
 A stream that is free takes work at once, so a lone request never waits. Its batch is the text that
-has waited longest, and those among the next few dozen that suit it best. Requests of
-very many texts come in batches that are cut already; they are executed while nothing else waits,
-and once in a while all the same.
+has waited longest, and those among the next few dozen that suit it best. Requests of very many
+texts come in batches that are cut already; they are executed while nothing else waits, and once in
+a while all the same.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def convert_openvino(encoder: Encoder) -> Any:
     if _packs(encoder):
         packed = _Packed(encoder).eval()
         row = _chosen(pack(texts, 0, 20), packed.inputs)
-        if _same(packed, row, encoder, arrays, len(texts)):
+        if _same(packed, row, encoder, arrays):
             module, arrays = packed, row
     return _converted(module, arrays)
 
@@ -89,7 +89,6 @@ def _same(
     row: dict[str, torch.Tensor],
     encoder: Encoder,
     arrays: dict[str, torch.Tensor],
-    texts: int,
 ) -> bool:
     """Return whether packed texts get what they get in rows of their own.
 
@@ -97,8 +96,8 @@ def _same(
     """
     try:
         with torch.no_grad():
-            found = packed(*row.values())[:texts]
             expected = encoder(*arrays.values())
+            found = packed(*row.values())[: len(expected)]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         log.debug("texts are not packed: %s", error)
         return False

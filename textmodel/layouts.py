@@ -78,13 +78,10 @@ class _OneRow:
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
         tokens = sum(map(len, texts))
         width = rounded(tokens, digits=2, least=self._least) if lone else self._packed.width(tokens)
-        return self._named(pack(texts, self._pad_id, width))
+        return _named(pack(texts, self._pad_id, width), self._names)
 
     def unpadded(self, text: Tokens) -> Arrays:
-        return self._named(pack([text], self._pad_id, len(text)))
-
-    def _named(self, arrays: Arrays) -> Arrays:
-        return {name: arrays[name] for name in self._names}
+        return _named(pack([text], self._pad_id, len(text)), self._names)
 
 
 class _Rows:
@@ -107,11 +104,12 @@ class _Rows:
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
         longest = max(map(len, texts))
         width = rounded(longest, digits=2 if lone else 3)
-        return self._padded(texts, width if width <= self._max_length else longest)
+        width = width if width <= self._max_length else longest
+        return _named(pad(texts, self._pad_id, width), self._names)
 
     def unpadded(self, text: Tokens) -> Arrays:
-        return self._padded([text], len(text))
+        return _named(pad([text], self._pad_id), self._names)
 
-    def _padded(self, texts: Sequence[Tokens], width: int) -> Arrays:
-        arrays = pad(texts, self._pad_id, width)
-        return {name: arrays[name] for name in self._names}
+
+def _named(arrays: Arrays, names: Sequence[str]) -> Arrays:
+    return {name: arrays[name] for name in names}

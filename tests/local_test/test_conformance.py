@@ -21,7 +21,7 @@ from local_test.conformance.rules import RULES, chosen, judge
 from local_test.conformance.samples import DEFAULT, Sample, alike, read
 from local_test.conformance.subject import Options, Subject
 from local_test.conformance.trials import search
-from local_test.programs import EngineError
+from local_test.programs import EngineError, Program
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = (ROOT / "docs/local_test.md").read_text(encoding="utf-8")
@@ -172,6 +172,27 @@ def test_an_image_for_other_machines_or_too_large_for_serverless_is_seen(
     subject = cast(Subject, SimpleNamespace(bare=False, image=image, abilities={"serve"}))
     result = judge(chosen([rule], [])[0], subject)
     assert (result.verdict, result.seen) == (Verdict.FAILED, seen)
+
+
+@pytest.mark.parametrize(
+    ("listing", "command"),
+    [
+        (
+            "  PID  PPID COMMAND\n  70    50 /bin/sh serve\n  71    70 python3 serve\n",
+            "/bin/sh serve",
+        ),
+        (
+            "  PID  PPID COMMAND\n  12 32760 python3 serve\n32760 32700 /bin/sh serve\n",
+            "/bin/sh serve",
+        ),
+        ("", ""),
+    ],
+    ids=["in the order of their start", "after the numbers began again", "ended"],
+)
+def test_process_1_is_the_one_without_a_parent_in_its_container(listing: str, command: str) -> None:
+    engine = SimpleNamespace(run=lambda *arguments, check: listing)
+    subject = cast(Subject, SimpleNamespace(bare=False, engine=engine))
+    assert Subject.process_1(subject, cast(Program, SimpleNamespace(name="x"))) == command
 
 
 def test_every_rule_has_a_sentence_an_advice_and_a_source() -> None:
