@@ -21,6 +21,7 @@ from gunicorn.arbiter import Arbiter
 from serve.invocation import Servable
 from serve.logs import GunicornLogger
 from serve.memo import Memo
+from serve.memory import share_arenas
 from serve.settings import Settings
 from serve.worker import Worker
 from textmodel.hardware import cpu_count
@@ -91,6 +92,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def _begin(self, worker: Worker) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
+        share_arenas(cpu_count().value)
         # torch and its like count the machine's cores, of which a container may have a few.
         threads = max(1, cpu_count().value // self._settings.handler_threads)
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))

@@ -1,4 +1,4 @@
-"""Whether another model fits into memory, and the return of what a released one took."""
+"""Whether another model fits into memory, and how little of it is held."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from pathlib import Path
 
 from serve.errors import causes
 
-__all__ = ["Appetite", "forget_frames", "give_back", "is_shortage", "resident"]
+__all__ = ["Appetite", "forget_frames", "give_back", "is_shortage", "resident", "share_arenas"]
 
 MARGIN = 64 * 2**20
 """Bytes that stay free for the requests that are answered meanwhile."""
 HIGHEST_FACTOR = 4.0
 """What a model is expected to take at most, in sizes of its files: some read none of them."""
+
+_M_ARENA_MAX = -8  # of malloc.h
 
 _SHORTAGES = (
     # what C++, OpenVINO, Python, CUDA and the kernel call it
@@ -64,6 +66,16 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; it would keep most of it
     if trim is not None:
         trim(0)
+
+
+def share_arenas(count: int) -> None:
+    """Let all threads have so many of malloc's arenas, unless the user says how many.
+
+    Each keeps much of what was once needed at the same time, and by default a core has eight.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt(_M_ARENA_MAX, count)
 
 
 def forget_frames(error: BaseException) -> None:

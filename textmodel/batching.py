@@ -118,11 +118,6 @@ class Packed:
     def full(self, lengths: Sequence[int]) -> bool:
         return len(lengths) >= self.texts or 2 * sum(lengths) >= self.tokens
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Those of rows of texts that fit one together."""
-        return self.tokens // 2, self.tokens
-
     def width(self, tokens: int) -> int:
         """Return how long a row for so many tokens is: few widths need few kernels."""
         return rounded(tokens, digits=3, least=self.tokens // 2)

@@ -6,7 +6,7 @@ has what that saves, and what the padding costs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,21 +15,18 @@ from numpy.typing import NDArray
 from textmodel.batching import Batching, Packed, Padded, rounded
 from textmodel.tokenizer import Tokens, pack, pad
 
-__all__ = ["Layout", "layout_of"]
+__all__ = ["Layout", "Shape", "layout_of"]
 
 Arrays = dict[str, NDArray[np.int64]]
-
-_LONE_WIDTH = 32
+Shape = tuple[int, ...]
 
 
 class Layout(Protocol):
     """How a graph reads texts."""
 
     batching: Batching
-    widths: tuple[int, ...]
-    """Of batches of one row, those for which a graph of their own is worth its memory."""
-    lone_widths: tuple[int, ...]
-    """The same where nothing else is executing."""
+    full: Collection[Shape]
+    """Those of batches that have no room for more."""
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
         """Return the places of the texts that are executed at a time, of a batch of any size."""
@@ -44,40 +41,43 @@ class Layout(Protocol):
         ...
 
 
-def layout_of(graph: Any, pad_id: int, max_length: int, special: bool = False) -> Layout:
+def layout_of(graph: Any, pad_id: int, max_length: int, lone_least: int = 8) -> Layout:
     """Return the layout that a graph was exported for (`export.convert_openvino`).
 
     Args:
         graph: an `openvino.Model`.
         pad_id: the token to pad with.
-        max_length: the longest row of a graph that pads each text.
-        special: whether graphs for single widths are worth their memory.
+        max_length: tokens of the longest text.
+        lone_least: tokens that the shortest row has, where nothing else is executing.
     """
     names = [port.any_name for port in graph.inputs]
     if "segments" in names:
         slots = graph.output(0).get_partial_shape()[0].get_length()
-        return _OneRow(names, pad_id, slots, special)
+        return _OneRow(names, pad_id, max_length, Packed(slots), lone_least)
     return _Rows(names, pad_id, max_length)
 
 
 class _OneRow:
     """Texts one after the other."""
 
-    def __init__(self, names: Sequence[str], pad_id: int, slots: int, special: bool) -> None:
+    def __init__(
+        self, names: Sequence[str], pad_id: int, max_length: int, packed: Packed, lone_least: int
+    ) -> None:
         self._names = names
         self._pad_id = pad_id
-        self._packed = Packed(slots)
-        self.batching: Batching = self._packed
-        self.widths = self._packed.widths if special else ()
-        self.lone_widths: tuple[int, ...] = (_LONE_WIDTH,) if special else ()
-        self._least = _LONE_WIDTH if special else 8
+        self._packed = packed
+        self._lone_least = lone_least
+        self.batching: Batching = packed
+        self.full: Collection[Shape] = {(1, packed.tokens), (1, packed.width(max_length))}
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
         return self._packed.cut(lengths)
 
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
         tokens = sum(map(len, texts))
-        width = rounded(tokens, digits=2, least=self._least) if lone else self._packed.width(tokens)
+        width = self._packed.width(tokens)
+        if lone:
+            width = rounded(tokens, digits=2, least=self._lone_least)
         return _named(pack(texts, self._pad_id, width), self._names)
 
     def unpadded(self, text: Tokens) -> Arrays:
@@ -90,8 +90,7 @@ class _Rows:
     # Eight texts fill a core already; more would only add padding. For texts that are sorted,
     # 1024 tokens are faster by 2 % than 32 texts each, and by 6 than 512 or 4096 tokens.
     batching: Batching = Padded(texts=8, tokens=1024, cut_tokens=1024)
-    widths: tuple[int, ...] = ()
-    lone_widths: tuple[int, ...] = ()
+    full: Collection[Shape] = ()
 
     def __init__(self, names: Sequence[str], pad_id: int, max_length: int) -> None:
         self._names = names

@@ -1,7 +1,7 @@
 """The OpenVINO graph in int8, made by a program of its own: `python -m textmodel.quantization`.
 
 nncf is slow to import, takes over the logging of its process and makes OpenVINO Cores of its own
-(`runtime.openvino_core` says what is wrong with that), so nothing else should import it.
+(`compiled.openvino_core` says what is wrong with that), so nothing else should import it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from textmodel.artifact import Artifact
+from textmodel.compiled import openvino_core
 from textmodel.hardware import cpu_count
 from textmodel.layouts import layout_of
 from textmodel.outliers import FLOAT_PREFIX, is_layer, split_outliers
-from textmodel.runtime import OPENVINO_FILES, openvino_core
+from textmodel.runtime import OPENVINO_FILES
 from textmodel.tokenizer import Text, Tokenizer
 
 __all__ = ["main", "quantized"]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import queue
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cache
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from textmodel.artifact import Artifact, ArtifactError, Manifest
 from textmodel.batching import Batching, Padded
+from textmodel.compiled import Compiled, openvino_core
 from textmodel.hardware import Choice, cpu_count, cpu_int8, device, precision
 from textmodel.layouts import layout_of
 from textmodel.tokenizer import Tokens, pad
@@ -29,7 +28,6 @@ __all__ = [
     "OpenVINORuntime",
     "Runtime",
     "load_runtime",
-    "openvino_core",
     "openvino_precision",
 ]
 
@@ -72,6 +70,9 @@ _KERNELS = 50
 # cost more.
 _SMALL_BYTES = 200_000_000
 
+# What is shorter is no faster on all cores, and shares its graph.
+_LONE_LEAST = 32
+
 
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
@@ -84,16 +85,17 @@ class OpenVINORuntime:
         self._in_float = _float_precision(precision)
         small = _weights(graph) <= _SMALL_BYTES
         special = small and self._in_float != "fp32" and not sparing
-        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length, special)
+        lone_least = _LONE_LEAST if special else 8
+        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length, lone_least)
         self.batching = self._layout.batching
         self._features = graph.output(0).get_partial_shape()[1].get_length()
         self._lock = threading.Lock()
         self._executing = 0
-        self._on_streams = self._compiled(graph, self.streams, self._layout.widths)
+        self._on_streams = self._compiled(graph, self.streams, 2 if special else 0)
         self._on_all_cores = self._on_streams
         if self.streams > 1:
             # The graph is in memory already: docs/runtimes.md says what this adds.
-            self._on_all_cores = self._compiled(graph, 1, self._layout.lone_widths)
+            self._on_all_cores = self._compiled(graph, 1, 1 if special else 0)
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         outputs = np.empty((len(batch), self._features), np.float32)
@@ -101,12 +103,12 @@ class OpenVINORuntime:
             compiled = self._on_all_cores if alone else self._on_streams
             for places in self._layout.parts([len(text) for text in batch]):
                 arrays = self._layout.arrays([batch[place] for place in places], alone)
-                with compiled.request(arrays["input_ids"].shape) as request:
+                with compiled.request(arrays["input_ids"].shape, urgent) as request:
                     request.infer(arrays, share_inputs=True)
                     outputs[places] = request.get_output_tensor(0).data[: len(places)]
         return outputs
 
-    def _compiled(self, graph: Any, streams: int, widths: tuple[int, ...]) -> _Compiled:
+    def _compiled(self, graph: Any, streams: int, special: int) -> Compiled:
         options = {
             "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self._in_float],
             "NUM_STREAMS": streams,
@@ -114,7 +116,7 @@ class OpenVINORuntime:
             "ENABLE_CPU_PINNING": False,  # other containers may run on the same cores
             "CPU_RUNTIME_CACHE_CAPACITY": _KERNELS,
         }
-        return _Compiled(graph, options, streams, widths)
+        return Compiled(graph, options, special, self._layout.full)
 
     @contextmanager
     def _all_cores(self, urgent: bool) -> Iterator[bool]:
@@ -127,34 +129,6 @@ class OpenVINORuntime:
         finally:
             with self._lock:
                 self._executing -= 1
-
-
-class _Compiled:
-    """A graph for batches of any shape, and for rows of some widths that come often."""
-
-    def __init__(
-        self, graph: Any, options: dict[str, Any], streams: int, widths: tuple[int, ...]
-    ) -> None:
-        self._requests: dict[tuple[int, ...] | None, queue.SimpleQueue[Any]] = {}
-        graphs: dict[tuple[int, ...] | None, Any] = {None: graph}
-        for width in widths:
-            graphs[1, width] = graph.clone()
-            graphs[1, width].reshape({port.any_name: [1, width] for port in graph.inputs})
-        for shape, one in graphs.items():
-            compiled = openvino_core().compile_model(one, "CPU", options)
-            self._requests[shape] = queue.SimpleQueue()
-            for _ in range(streams):
-                self._requests[shape].put(compiled.create_infer_request())
-
-    @contextmanager
-    def request(self, shape: tuple[int, ...]) -> Iterator[Any]:
-        """Yield what executes a batch of this shape; others may take it afterwards."""
-        requests = self._requests.get(shape, self._requests[None])
-        request = requests.get()
-        try:
-            yield request
-        finally:
-            requests.put(request)
 
 
 def _weights(graph: Any) -> int:
@@ -184,27 +158,6 @@ def _graph(artifact: Artifact, precision: str) -> Any:
             f"{artifact.directory} cannot be converted for OpenVINO: {error}. Set "
             "OPTML_RUNTIME=torch, which is slower on CPUs"
         ) from error
-
-
-@cache
-def openvino_core() -> Any:
-    """Return the one `openvino.Core` of this process.
-
-    Each Core gives the thread that makes it an alternate signal stack and unmaps that in the end.
-    Where two of them come and go in another order than they nest, the next signal is a crash.
-    """
-    import openvino
-    from openvino import opset13
-
-    core = openvino.Core()
-    # The binding makes some of its own things in its first call, and gives Python's lock away
-    # meanwhile: two threads whose first calls coincide wait for each other forever.
-    numbers = opset13.parameter([1], np.int64)
-    graph = openvino.Model([opset13.convert(numbers, "f32")], [numbers])
-    request = core.compile_model(graph, "CPU", {"NUM_STREAMS": 1}).create_infer_request()
-    request.infer({0: np.zeros(1, np.int64)}, share_inputs=True)
-    np.array(request.get_output_tensor(0).data)
-    return core
 
 
 class TorchRuntime:

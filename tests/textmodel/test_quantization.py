@@ -18,10 +18,11 @@ from tests.textmodel.test_encoder import write
 from tests.train.trees import REPOSITORY, messages
 from textmodel.artifact import Artifact
 from textmodel.classifier import load_parts
+from textmodel.compiled import openvino_core
 from textmodel.encoder import load_encoder, load_for_finetuning
 from textmodel.layouts import layout_of
 from textmodel.outliers import FLOAT_PREFIX, split_outliers
-from textmodel.runtime import OPENVINO_FILES, openvino_core
+from textmodel.runtime import OPENVINO_FILES
 
 TEXTS = [text for text, _ in messages(0, 30)]
 CALIBRATION = [*TEXTS, ""]

@@ -8,7 +8,6 @@ import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,9 @@ from tests.train.trees import messages
 from textmodel import runtime as module
 from textmodel.artifact import Artifact, ArtifactError
 from textmodel.classifier import load_classifier, load_parts
+from textmodel.compiled import Compiled
 from textmodel.hardware import Choice, precision
+from textmodel.layouts import Shape
 from textmodel.runtime import (
     RUNTIMES,
     OpenVINORuntime,
@@ -77,32 +78,97 @@ def test_threads_get_their_own_answers(artifact: Artifact, tokens: list[Tokens],
     np.testing.assert_allclose(np.concatenate(found), np.concatenate(expected), atol=1e-5)
 
 
-@pytest.mark.parametrize(("precision", "small_bytes"), [("fp32", 200_000_000), ("bf16", 0)])
-def test_graphs_of_one_shape_are_there_where_they_are_worth_their_memory(
-    precision: str, small_bytes: int, artifact: Artifact, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def shapes(precision: str, sparing: bool = False) -> list[set[Any]]:
-        execute = OpenVINORuntime(artifact, 0, precision, sparing)
-        return [set(each._requests) for each in (execute._on_streams, execute._on_all_cores)]
+def come_often(execute: OpenVINORuntime, length: int) -> Compiled:
+    """Have batches of one shape executed until that shape counts as common."""
+    compiled = execute._on_all_cores
+    for _ in range(160):
+        execute([Tokens([101] * length)], urgent=True)
+    if compiled._making:
+        compiled._making.join()
+    return compiled
 
-    assert shapes("bf16") == [{None, (1, 64), (1, 128)}, {None, (1, 32)}]
-    assert shapes("bf16", sparing=True) == [{None}, {None}]
+
+def test_shapes_that_come_often_get_graphs_of_their_own_and_make_room_for_those_that_come_later(
+    artifact: Artifact,
+) -> None:
+    execute = OpenVINORuntime(artifact, 0, "bf16")
+    assert not execute._on_all_cores.special
+    assert come_often(execute, 20).special == {(1, 32)}
+    assert come_often(execute, 60).special == {(1, 64)}
+    busy = execute._on_streams
+    for length in (60, 100, 200):
+        for _ in range(160):
+            with busy.request((1, length), urgent=True):
+                pass
+        assert busy._making
+        busy._making.join()
+    assert busy.special == {(1, 100), (1, 200)}
+
+
+@pytest.mark.parametrize(
+    ("precision", "sparing", "small_bytes"),
+    [("fp32", False, 2**40), ("bf16", True, 2**40), ("bf16", False, 0)],
+)
+def test_graphs_of_one_shape_are_not_made_where_they_are_not_worth_their_memory(
+    precision: str,
+    sparing: bool,
+    small_bytes: int,
+    artifact: Artifact,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "_SMALL_BYTES", small_bytes)
-    assert shapes(precision) == [{None}, {None}]
+    execute = OpenVINORuntime(artifact, 0, precision, sparing)
+    assert not come_often(execute, 20).special
+    execute([Tokens([101] * 128)])
+    assert not execute._on_streams.special
 
 
 def test_graphs_of_one_shape_answer_as_that_of_any_shape(
     artifact: Artifact, tokens: list[Tokens], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     special = OpenVINORuntime(artifact, 0, "bf16")
+    come_often(special, 20)
     monkeypatch.setattr(module, "_SMALL_BYTES", 0)
     general = OpenVINORuntime(artifact, 0, "bf16")
-    for urgent in (True, False):
+    row = [Tokens((one.ids * 128)[:128]) for one in tokens]
+    for urgent, batches in ((True, tokens), (False, row)):
         found, expected = (
-            np.concatenate([execute([one], urgent=urgent) for one in tokens])
+            np.concatenate([execute([one], urgent=urgent) for one in batches])
             for execute in (special, general)
         )
         np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
+    assert special._on_streams.special == {(1, 128)}
+
+
+def test_batches_that_nobody_waits_for_get_the_same_bytes_whatever_was_executed_before(
+    artifact: Artifact,
+) -> None:
+    execute = OpenVINORuntime(artifact, 0, "bf16")
+    batches = [[Tokens(list(range(200, 200 + length)))] for length in (20, 60, 128, 190, 256)]
+    before = [execute(batch) for batch in batches]
+    for length in (64, 192):
+        for _ in range(160):
+            with execute._on_streams.request((1, length), urgent=True):
+                pass
+        assert execute._on_streams._making
+        execute._on_streams._making.join()
+    assert execute._on_streams.special == {(1, 64), (1, 192)}
+    after = [execute(batch) for batch in batches]
+    np.testing.assert_array_equal(np.concatenate(after), np.concatenate(before))
+
+
+def test_a_graph_that_cannot_be_made_for_one_shape_is_told_once_and_not_missed(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: Compiled, shape: Shape) -> None:
+        raise RuntimeError(f"cannot reshape to {shape}")
+
+    execute = OpenVINORuntime(artifact, 0, "bf16")
+    monkeypatch.setattr(Compiled, "_of_shape", fail)
+    assert not come_often(execute, 20).special
+    assert not come_often(execute, 20).special
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "cannot reshape to (1, 32)" in caplog.text
 
 
 def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[Tokens]) -> None:
@@ -117,6 +183,7 @@ def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[
 SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
+from textmodel.compiled import Compiled
 from textmodel.classifier import load_classifier
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 first, second = (load_classifier(Path(sys.argv[1]), runtime="openvino") for _ in range(2))

@@ -1,0 +1,150 @@
+"""OpenVINO graphs as they are executed."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from textmodel.layouts import Shape
+
+__all__ = ["Compiled", "openvino_core"]
+
+log = logging.getLogger(__name__)
+
+Requests = queue.SimpleQueue[Any]
+"""What executes a graph, as many as may at the same time."""
+
+# A shape is worth a graph of its own if it is that of a quarter of some hundred batches.
+_COUNT_EVERY = 64
+
+
+class Compiled:
+    """A graph for batches of any shape, and special ones for single shapes.
+
+    Those are faster, take memory each, and give other last bits. So of urgent batches the shapes
+    get one that come most often by now; of others, whose outputs must not depend on what was
+    executed before, always the same ones.
+    """
+
+    def __init__(
+        self, graph: Any, options: dict[str, Any], special: int, full: Collection[Shape]
+    ) -> None:
+        """Compile the graph for any shape.
+
+        Args:
+            options: those of OpenVINO.
+            special: how many shapes that come often get a graph of their own.
+            full: the shapes that have one where nobody waits, unless `special` is 0.
+        """
+        self._graph = graph
+        self._options = options
+        self._general = self._requests(graph)
+        self._limit = special
+        self._full = full if special else ()
+        self._lock = threading.Lock()
+        self._special: dict[Shape, Requests] = {}
+        self._counts = Counter[Shape]()
+        self._until_count = _COUNT_EVERY
+        self._making: threading.Thread | None = None
+
+    @property
+    def special(self) -> set[Shape]:
+        """The shapes that have a graph of their own by now."""
+        with self._lock:
+            return set(self._special)
+
+    @contextmanager
+    def request(self, shape: Shape, urgent: bool) -> Iterator[Any]:
+        """Yield what executes a batch of this shape; others may take it afterwards."""
+        requests = self._quickest(shape) if urgent else self._reproducible(shape)
+        request = requests.get()
+        try:
+            yield request
+        finally:
+            requests.put(request)
+
+    def _quickest(self, shape: Shape) -> Requests:
+        with self._lock:
+            if self._limit:
+                self._counts[shape] += 1
+                self._until_count -= 1
+                if not self._until_count:
+                    self._look_at_counts()
+            return self._special.get(shape, self._general)
+
+    def _reproducible(self, shape: Shape) -> Requests:
+        if shape not in self._full:
+            return self._general
+        with self._lock:
+            if shape not in self._special:
+                self._special[shape] = self._requests(self._of_shape(shape))
+            return self._special[shape]
+
+    def _look_at_counts(self) -> None:
+        """Have a graph made where a shape that lacks one has become common; forget a half."""
+        counts = self._counts
+        wanted = max(counts.keys() - self._special.keys(), key=counts.__getitem__, default=None)
+        full = len(self._special) >= self._limit
+        replaced = min(self._special, key=counts.__getitem__) if full else None
+        least = max(_COUNT_EVERY // 2, 2 * counts[replaced] if replaced else 0)
+        making = self._making and self._making.is_alive()
+        if wanted and counts[wanted] >= least and not making:
+            # It is no daemon: an interpreter that ends meanwhile would crash in it.
+            self._making = threading.Thread(target=self._make, args=(wanted, replaced))
+            self._making.start()
+        self._counts = Counter({shape: count // 2 for shape, count in counts.items() if count > 1})
+        self._until_count = _COUNT_EVERY
+
+    def _make(self, shape: Shape, replaced: Shape | None) -> None:
+        try:
+            requests = self._requests(self._of_shape(shape))
+        except RuntimeError as error:
+            log.warning("no graph for the shape %s alone: %s", shape, error)
+            self._limit = 0
+            return
+        with self._lock:
+            self._special[shape] = requests
+            if replaced:
+                del self._special[replaced]
+
+    def _of_shape(self, shape: Shape) -> Any:
+        graph = self._graph.clone()
+        graph.reshape({port.any_name: list(shape) for port in graph.inputs})
+        return graph
+
+    def _requests(self, graph: Any) -> Requests:
+        compiled = openvino_core().compile_model(graph, "CPU", self._options)
+        requests: Requests = queue.SimpleQueue()
+        for _ in range(self._options["NUM_STREAMS"]):
+            requests.put(compiled.create_infer_request())
+        return requests
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the one `openvino.Core` of this process.
+
+    Each Core gives the thread that makes it an alternate signal stack and unmaps that in the end.
+    Where two of them come and go in another order than they nest, the next signal is a crash.
+    """
+    import openvino
+    from openvino import opset13
+
+    core = openvino.Core()
+    # The binding makes some of its own things in its first call, and gives Python's lock away
+    # meanwhile: two threads whose first calls coincide wait for each other forever.
+    numbers = opset13.parameter([1], np.int64)
+    graph = openvino.Model([opset13.convert(numbers, "f32")], [numbers]).clone()
+    graph.reshape({port.any_name: [1] for port in graph.inputs})
+    request = core.compile_model(graph, "CPU", {"NUM_STREAMS": 1}).create_infer_request()
+    request.infer({0: np.zeros(1, np.int64)}, share_inputs=True)
+    np.array(request.get_output_tensor(0).data)
+    return core
