@@ -69,6 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="until a server must be healthy (default: 480)")  # fmt: skip
     parser.add_argument("--max-runtime", type=float, default=900.0, metavar="SECONDS",
                         help="in which a job must end (default: 900)")  # fmt: skip
+    parser.add_argument("--memory", type=float, default=6144.0, metavar="MB",
+                        help="that a server may take (default: 6144, the most that a serverless "
+                        "endpoint has)")  # fmt: skip
     parser.add_argument("--grace", type=float, metavar="SECONDS",
                         help="from SIGTERM to SIGKILL (default: the platform's, 120 s for a job "
                         "and 30 s for a server)")  # fmt: skip
@@ -163,6 +166,7 @@ def _options(arguments: argparse.Namespace, rules: list[Rule]) -> Options:
         grace=arguments.grace,
         startup=arguments.startup,
         max_runtime=arguments.max_runtime,
+        memory=arguments.memory,
     )
 
 

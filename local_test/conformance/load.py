@@ -5,10 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from local_test.conformance.client import Answer
+from local_test.conformance.footprint import Footprint
 from local_test.conformance.samples import Sample
 from local_test.conformance.server import Server
 from local_test.exchange import ACCEPT_LIMIT
@@ -29,6 +31,8 @@ class Load:
     pings: list[Answer] = field(default_factory=list)
     connections: list[float] = field(default_factory=list)
     """Seconds until a connection was accepted; infinite where it was not."""
+    footprint: Footprint | None = None
+    """What the server took meanwhile, if that can be seen."""
 
     @property
     def late(self) -> list[float]:
@@ -41,8 +45,8 @@ class Load:
         return [ping for ping in self.pings if ping.status != 200]
 
 
-def load(server: Server, sample: Sample) -> Load:
-    """Let each of many clients ask again and again for some seconds, and ping all the while."""
+def load(server: Server, sample: Sample, weigh: Callable[[Server], Footprint | None]) -> Load:
+    """Let each of many clients ask again and again for some seconds, ping all the while, weigh."""
     seen = Load()
     over = threading.Event()
 
@@ -58,6 +62,7 @@ def load(server: Server, sample: Sample) -> Load:
         seen.connections.append(_connect(server.place))
         seen.pings.append(server.ping())
         time.sleep(PAUSE)
+    seen.footprint = weigh(server)
     over.set()
     for thread in threads:
         thread.join()

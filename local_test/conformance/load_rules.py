@@ -61,6 +61,22 @@ def answers_under_load(subject: Subject) -> str:
 
 @rule(
     Needs.SERVER,
+    advice="load the model once, in one worker, or before others are forked from it",
+    source="serverless-endpoints: memory size; one worker and one copy of the model",
+    contained=True,
+)
+def memory_under_load(subject: Subject) -> str:
+    """While 64 clients ask, a server takes no more memory than a serverless endpoint can have."""
+    seen, limit = subject.servers.load.footprint, subject.options.memory
+    if seen is None:
+        raise NotApplicable("its processes are not seen: it has no shell to list them")
+    if seen.memory > limit:
+        raise Broken(f"{seen}; the limit is {limit:.0f} MB")
+    return str(seen)
+
+
+@rule(
+    Needs.SERVER,
     advice="keep nothing of a request in global state; give each its own part of a batch",
     source="what a batching or threaded server must be proved to do",
 )

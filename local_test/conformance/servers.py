@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from local_test.conformance.client import Answer, Half
+from local_test.conformance.footprint import LIST_PROCESSES, Footprint, footprint
 from local_test.conformance.load import Load, load
 from local_test.conformance.rules import NotApplicable
 from local_test.conformance.samples import Sample
@@ -188,10 +189,18 @@ class Servers:
     def load(self) -> Load:
         """What many clients at once see; where they wait, again, as this machine may be busy."""
         for _ in range(LOADS):
-            seen = load(self.answering, self._options.sample)
+            seen = load(self.answering, self._options.sample, self._footprint)
             if not seen.lost and not seen.late:
                 break
         return seen
+
+    def _footprint(self, server: Server) -> Footprint | None:
+        if self._subject.bare:
+            return None
+        name = server.program.name
+        return footprint(
+            self._subject.engine.run("exec", name, "sh", "-c", LIST_PROCESSES, check=False)
+        )
 
     @cached_property
     def refusals(self) -> dict[str, Answer]:

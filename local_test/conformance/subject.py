@@ -54,6 +54,8 @@ class Options:
     """Seconds from SIGTERM to SIGKILL; the platform's own if None: 120 for jobs, 30 for servers."""
     startup: float = 480.0
     max_runtime: float = 900.0
+    memory: float = 6144.0
+    """MB that a server may take."""
 
 
 class Subject:

@@ -37,6 +37,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs/local_test.md"
 
 SLOW_RULES = {
     *("ping-under-load", "accepts-under-load", "answers-under-load", "answers-kept-apart"),
+    "memory-under-load",
     *("body-of-25-mb", "own-faults", "no-tracebacks"),
     *("train-empty-hyperparameters", "train-starts-again", "train-ends-on-sigterm"),
     *("train-second-sigterm", "train-damaged-checkpoint"),
@@ -57,6 +58,7 @@ SERVING_FAULTS = {
     "predicts-one-at-a-time": "ping-under-load",
     "accepts-late": "ping-under-load accepts-under-load",
     "resets-when-busy": "answers-under-load",
+    "a-model-a-process": "memory-under-load",
     "mixes-answers": "answers-kept-apart",
     "charset-unparsed": "content-type-charset",
     "types-have-case": "content-type-case",
@@ -197,6 +199,7 @@ def test_a_fault_of_a_server_is_seen_by_its_rule_alone(
         model=model,
         environment=mirror,
         startup=10 if fault in WAITED_FOR else 20,
+        memory=256,
         # Of one that the user did not give, it cannot be told that the server should read it.
         sample=replace(DEFAULT, given=fault == "has-no-invocations"),
     )

@@ -16,6 +16,7 @@ import pytest
 
 from local_test import conformance
 from local_test.arguments import ArgumentError
+from local_test.conformance.footprint import LIST_PROCESSES, Footprint, footprint
 from local_test.conformance.results import Result, Verdict, as_json, as_junit, as_table
 from local_test.conformance.rules import RULES, chosen, judge
 from local_test.conformance.samples import DEFAULT, Sample, alike, read
@@ -100,6 +101,35 @@ def test_the_demands_that_are_not_met_are_found_and_all_others_kept() -> None:
 def test_where_nothing_works_no_demand_is_blamed() -> None:
     found = search(["a", "b"], lambda demands: demands, lambda demands: False)
     assert (found.works, found.broken) == (False, {})
+
+
+LISTING = """\
+process Name:\tserve
+VmRSS:\t  200000 kB
+Threads:\t5
+Rss:              200000 kB
+Pss:              150000 kB
+Pss_Dirty:         90000 kB
+process Name:\tof another user
+VmRSS:\t  100000 kB
+Threads:\t2
+process Name:\tended
+"""
+
+
+def test_memory_that_processes_share_counts_once_where_it_is_known() -> None:
+    found = footprint(LISTING)
+    assert found == Footprint(processes=2, threads=7, memory=256.0, largest=153.6)
+    assert str(found) == "256 MB in 2 processes of 7 threads in all, 154 MB in the largest"
+    assert footprint("") is None
+
+
+def test_this_machines_processes_are_listed() -> None:
+    done = subprocess.run(["sh", "-c", LIST_PROCESSES], capture_output=True, text=True)
+    found = footprint(done.stdout)
+    assert found
+    assert found.processes >= 2
+    assert 10 < found.largest <= found.memory
 
 
 def test_the_longest_text_of_a_sample_is_replaced() -> None:

@@ -231,6 +231,11 @@ def main():
     }.get(FAULT, lambda *_: stopped.set()))  # fmt: skip
     if FAULT != "ping-before-load":
         load()
+    if FAULT == "a-model-a-process":
+        copy = "import sys; model = b'1' * 100_000_000; sys.stdin.read()"
+        state["workers"] = [
+            subprocess.Popen([sys.executable, "-c", copy], stdin=subprocess.PIPE) for _ in range(3)
+        ]
     if FAULT == "outlives-its-worker":
         state["worker"] = subprocess.Popen("cat", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     port = 8080 if FAULT == "port-is-fixed" else int(os.environ.get("SAGEMAKER_BIND_TO_PORT", 8080))
