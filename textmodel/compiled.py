@@ -106,7 +106,7 @@ class Compiled:
     def _make(self, shape: Shape, replaced: Shape | None) -> None:
         try:
             requests = self._requests(self._of_shape(shape))
-        except RuntimeError as error:
+        except (MemoryError, RuntimeError) as error:
             log.warning("no graph for the shape %s alone: %s", shape, error)
             self._limit = 0
             return
