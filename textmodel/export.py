@@ -1,4 +1,4 @@
-"""An encoder as an OpenVINO graph, which reads its texts one after the other in a row."""
+"""An encoder as an OpenVINO graph, which reads its texts one after the other in rows."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["SLOTS", "convert_openvino", "export_openvino"]
 
 log = logging.getLogger(__name__)
 
-SLOTS = 16
-"""Texts that a row may have."""
+SLOTS = 64
+"""Texts that a batch may have."""
 
 _RELATIVE, _ABSOLUTE = 1e-4, 1e-5
 """By how much outputs may differ where texts are packed: of the largest, and besides."""
@@ -50,9 +50,9 @@ def convert_openvino(encoder: Encoder) -> Any:
     arrays = _chosen(pad(texts, 0), encoder.inputs)
     if _packs(encoder):
         packed = _Packed(encoder).eval()
-        row = _chosen(pack(texts, 0, 20), packed.inputs)
-        if _same(packed, row, encoder, arrays):
-            module, arrays = packed, row
+        rows = _chosen(pack(texts, [[0, 1], [2]], 0, 12), packed.inputs)
+        if _same(packed, rows, encoder, arrays):
+            module, arrays = packed, rows
     return _converted(module, arrays)
 
 
@@ -86,7 +86,7 @@ def _packs(encoder: Encoder) -> bool:
 
 def _same(
     packed: _Packed,
-    row: dict[str, torch.Tensor],
+    rows: dict[str, torch.Tensor],
     encoder: Encoder,
     arrays: dict[str, torch.Tensor],
 ) -> bool:
@@ -97,7 +97,7 @@ def _same(
     try:
         with torch.no_grad():
             expected = encoder(*arrays.values())
-            found = packed(*row.values())[: len(expected)]
+            found = packed(*rows.values())[: len(expected)]
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         log.debug("texts are not packed: %s", error)
         return False
@@ -106,7 +106,7 @@ def _same(
 
 
 class _Packed(torch.nn.Module):
-    """A row of texts (1, tokens) to what an encoder gives for each of them (SLOTS, features)."""
+    """Rows of texts (rows, tokens) to what an encoder gives for each of them (SLOTS, features)."""
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -125,19 +125,20 @@ class _Packed(torch.nn.Module):
         segments: torch.Tensor,
         *types: torch.Tensor,
     ) -> torch.Tensor:
-        foreign = segments.unsqueeze(2) != segments.unsqueeze(1)  # (1, tokens, tokens)
+        foreign = segments.unsqueeze(2) != segments.unsqueeze(1)  # (rows, tokens, tokens)
         mask = foreign.float() * torch.finfo(torch.float32).min
         states = self.base(
             input_ids=input_ids,
             attention_mask=mask.unsqueeze(1),
             position_ids=position_ids + self.first_position,
             **({"token_type_ids": types[0]} if types else {}),
-        ).last_hidden_state[0]
-        pooled = segments == torch.arange(1, SLOTS + 1).unsqueeze(1)  # (slots, tokens)
+        ).last_hidden_state
+        numbers = torch.arange(1, SLOTS + 1).unsqueeze(1)
+        pooled = segments.unsqueeze(1) == numbers  # (rows, slots, tokens)
         if self.encoder.pooling != "mean":
-            pooled = pooled & (position_ids == 0)
+            pooled = pooled & (position_ids == 0).unsqueeze(1)
         weights = pooled.to(states.dtype)
-        vectors = (weights @ states) / weights.sum(dim=1, keepdim=True).clamp(min=1)
+        vectors = (weights @ states).sum(dim=0) / weights.sum(dim=(0, 2)).clamp(min=1).unsqueeze(1)
         if self.head is not None:
             logits: torch.Tensor = self.head(inputs_embeds=vectors.unsqueeze(1)).logits
             return logits

@@ -20,6 +20,8 @@ __all__ = ["Layout", "Shape", "layout_of"]
 Arrays = dict[str, NDArray[np.int64]]
 Shape = tuple[int, ...]
 
+_TEXTS_OF_A_ROW = 16
+
 
 class Layout(Protocol):
     """How a graph reads texts."""
@@ -53,11 +55,12 @@ def layout_of(graph: Any, pad_id: int, max_length: int, lone_least: int = 8) -> 
     names = [port.any_name for port in graph.inputs]
     if "segments" in names:
         slots = graph.output(0).get_partial_shape()[0].get_length()
-        return _OneRow(names, pad_id, max_length, Packed(slots), lone_least)
+        packed = Packed(slots, max(slots // _TEXTS_OF_A_ROW, 1))
+        return _PackedRows(names, pad_id, max_length, packed, lone_least)
     return _Rows(names, pad_id, max_length)
 
 
-class _OneRow:
+class _PackedRows:
     """Texts one after the other."""
 
     def __init__(
@@ -68,20 +71,23 @@ class _OneRow:
         self._packed = packed
         self._lone_least = lone_least
         self.batching: Batching = packed
-        self.full: Collection[Shape] = {(1, packed.tokens), (1, packed.width(max_length))}
+        self.full: Collection[Shape] = {
+            (packed.rows, packed.tokens),
+            (1, packed.width(max_length)),
+        }
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
-        return self._packed.cut(lengths)
+        one = list(range(len(lengths)))
+        return [one] if self._packed.fits(lengths) else self._packed.cut(lengths)
 
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
-        tokens = sum(map(len, texts))
-        width = self._packed.width(tokens)
-        if lone:
-            width = rounded(tokens, digits=2, least=self._lone_least)
-        return _named(pack(texts, self._pad_id, width), self._names)
+        rows, width = self._packed.arranged([len(text) for text in texts])
+        if lone and len(rows) == 1:
+            width = rounded(sum(map(len, texts)), digits=2, least=self._lone_least)
+        return _named(pack(texts, rows, self._pad_id, width), self._names)
 
     def unpadded(self, text: Tokens) -> Arrays:
-        return _named(pack([text], self._pad_id, len(text)), self._names)
+        return _named(pack([text], [[0]], self._pad_id, len(text)), self._names)
 
 
 class _Rows:

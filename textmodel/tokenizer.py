@@ -86,25 +86,32 @@ def pad(
     }
 
 
-def pack(batch: Sequence[Tokens], pad_id: int, width: int) -> dict[str, NDArray[np.int64]]:
+def pack(
+    batch: Sequence[Tokens], rows: Sequence[Sequence[int]], pad_id: int, width: int
+) -> dict[str, NDArray[np.int64]]:
     """Put tokens one text after the other, and pad what is left of `width`.
 
+    Args:
+        rows: the places of the texts in each row.
+
     Returns:
-        `input_ids`, `position_ids` (from 0 within each text), `segments` (the number of the text,
-        from 1; of padding 0) and `token_type_ids`, each (1, width).
+        `input_ids`, `position_ids` (from 0 within each text), `segments` (the place of the text,
+        from 1; of padding 0) and `token_type_ids`, each (rows, width).
     """
-    arrays = np.zeros((4, 1, width), np.int64)
+    arrays = np.zeros((4, len(rows), width), np.int64)
     input_ids, position_ids, segments, token_type_ids = arrays
     input_ids[:] = pad_id
-    start = 0
-    for number, tokens in enumerate(batch, 1):
-        end = start + len(tokens)
-        input_ids[0, start:end] = tokens.ids
-        position_ids[0, start:end] = np.arange(len(tokens))
-        segments[0, start:end] = number
-        if tokens.second is not None:
-            token_type_ids[0, start + tokens.second : end] = 1
-        start = end
+    for row, places in enumerate(rows):
+        start = 0
+        for place in places:
+            tokens = batch[place]
+            end = start + len(tokens)
+            input_ids[row, start:end] = tokens.ids
+            position_ids[row, start:end] = np.arange(len(tokens))
+            segments[row, start:end] = place + 1
+            if tokens.second is not None:
+                token_type_ids[row, start + tokens.second : end] = 1
+            start = end
     return {
         "input_ids": input_ids,
         "position_ids": position_ids,

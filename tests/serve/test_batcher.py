@@ -166,7 +166,7 @@ def test_each_batch_is_told_with_its_texts_and_tokens(gate: Gate) -> None:
 
 def test_texts_that_are_packed_fill_a_row_with_those_that_have_waited_longest(gate: Gate) -> None:
     told: list[Executed] = []
-    batcher = Batcher(gate, streams=1, batching=Packed(16, 128), executed=told.append)
+    batcher = Batcher(gate, streams=1, batching=Packed(16), executed=told.append)
     occupy(batcher, gate)
     job = submit(batcher, [[0] * length for length in (100, 60, 20, 7, 70, 50)])
     assert after(batcher, gate, job) == [[100, 20, 7], [60, 50], [70]]

@@ -7,7 +7,7 @@ import pytest
 
 from textmodel.batching import Batching, Packed, Padded, rounded
 
-BATCHINGS = [Padded(8, 1024, 1024), Packed(16), Packed(4, 64)]
+BATCHINGS = [Padded(8, 1024, 1024), Packed(16), Packed(4, 1, 64), Packed(64, 4)]
 LENGTHS = random.Random(0).choices(range(1, 300), k=400)
 
 
@@ -33,13 +33,39 @@ def test_a_batch_that_was_cut_is_not_cut_again(batching: Batching) -> None:
 
 
 def test_what_waits_is_spread_over_the_streams() -> None:
-    assert len(Packed(16, 128).next([30] * 4, streams=2)) == 2
-    assert len(Packed(16, 128).next([30] * 4, streams=1)) == 4
+    assert len(Packed(64, 4).next([30] * 4, streams=2)) == 2
+    assert len(Packed(64, 4).next([30] * 4, streams=1)) == 4
+    assert len(Packed(64, 4).next([30] * 20, streams=2)) == 8
+    assert len(Packed(64, 4).next([30] * 20, streams=1)) == 16
+
+
+def test_a_batch_has_one_two_or_four_rows() -> None:
+    packed = Packed(64, 4)
+    for start in range(len(LENGTHS)):
+        lengths = [length // 3 + 1 for length in LENGTHS[start : start + 64]]
+        for batch in (packed.next(lengths, streams=2), *packed.cut(lengths)):
+            rows, width = packed.arranged([lengths[place] for place in batch])
+            assert len(rows) in (1, 2, 4)
+            assert width <= 128
+
+
+@pytest.mark.parametrize("batching", [Packed(16), Packed(64, 4)], ids=repr)
+def test_what_was_chosen_fits_into_the_rows_of_one_batch(batching: Packed) -> None:
+    for start in range(len(LENGTHS)):
+        lengths = LENGTHS[start : start + 64]
+        for batch in (batching.next(lengths, streams=2), *batching.cut(lengths)):
+            tokens = [lengths[place] for place in batch]
+            assert batching.fits(tokens)
+            rows, width = batching.arranged(tokens)
+            assert sorted(chain.from_iterable(rows)) == list(range(len(tokens)))
+            assert all(sum(tokens[place] for place in row) <= width for row in rows)
+    assert not batching.fits([100] * (batching.rows + 1))
+    assert not batching.fits([1] * (batching.texts + 1))
 
 
 @pytest.mark.parametrize("size", [1, 20, 64, 65, 128, 129, 500])
 def test_a_row_holds_no_more_than_fits_it(size: int) -> None:
-    packed = Packed(16, 128)
+    packed = Packed(16)
     lengths = [size, *LENGTHS]
     for batch in (packed.next(lengths), *packed.cut(lengths)):
         tokens = [lengths[place] for place in batch]
@@ -49,16 +75,16 @@ def test_a_row_holds_no_more_than_fits_it(size: int) -> None:
 
 def test_a_row_has_no_more_texts_than_slots() -> None:
     assert packed_sizes([1] * 40) == [16, 16, 8]
-    assert Packed(16, 128).next([1] * 40) == list(range(16))
+    assert Packed(16).next([1] * 40) == list(range(16))
 
 
 def packed_sizes(lengths: list[int]) -> list[int]:
-    return [len(batch) for batch in Packed(16, 128).cut(lengths)]
+    return [len(batch) for batch in Packed(16).cut(lengths)]
 
 
-def test_rows_of_texts_that_are_known_are_nearly_full() -> None:
+@pytest.mark.parametrize("packed", [Packed(16), Packed(64, 4)], ids=repr)
+def test_rows_of_texts_that_are_known_are_nearly_full(packed: Packed) -> None:
     lengths = random.Random(1).choices(range(5, 60), k=1000)
-    packed = Packed(16)
     executed = sum(
         packed.executed([lengths[place] for place in batch]) for batch in packed.cut(lengths)
     )
@@ -66,7 +92,7 @@ def test_rows_of_texts_that_are_known_are_nearly_full() -> None:
 
 
 def test_short_rows_have_few_widths() -> None:
-    packed = Packed(16, 128)
+    packed = Packed(16)
     assert {packed.width(tokens) for tokens in range(1, 129)} == {64, 128}
     assert len({packed.width(tokens) for tokens in range(1, 513)}) == 8
 

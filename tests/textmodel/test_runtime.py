@@ -119,7 +119,7 @@ def test_graphs_of_one_shape_are_not_made_where_they_are_not_worth_their_memory(
     monkeypatch.setattr(module, "_SMALL_BYTES", small_bytes)
     execute = OpenVINORuntime(artifact, 0, precision, sparing)
     assert not come_often(execute, 20).special
-    execute([Tokens([101] * 128)])
+    execute([Tokens([101] * 128)] * 4)
     assert not execute._on_streams.special
 
 
@@ -130,21 +130,22 @@ def test_graphs_of_one_shape_answer_as_that_of_any_shape(
     come_often(special, 20)
     monkeypatch.setattr(module, "_SMALL_BYTES", 0)
     general = OpenVINORuntime(artifact, 0, "bf16")
-    row = [Tokens((one.ids * 128)[:128]) for one in tokens]
-    for urgent, batches in ((True, tokens), (False, row)):
+    rows = [Tokens((one.ids * 128)[:128]) for one in tokens]
+    for urgent, batches in ((True, [[one] for one in tokens]), (False, [rows[:4], rows[4:8]])):
         found, expected = (
-            np.concatenate([execute([one], urgent=urgent) for one in batches])
+            np.concatenate([execute(batch, urgent=urgent) for batch in batches])
             for execute in (special, general)
         )
         np.testing.assert_allclose(found, expected, atol=0.03 * np.abs(expected).max())
-    assert special._on_streams.special == {(1, 128)}
+    assert special._on_streams.special == {(4, 128)}
 
 
 def test_batches_that_nobody_waits_for_get_the_same_bytes_whatever_was_executed_before(
     artifact: Artifact,
 ) -> None:
     execute = OpenVINORuntime(artifact, 0, "bf16")
-    batches = [[Tokens(list(range(200, 200 + length)))] for length in (20, 60, 128, 190, 256)]
+    lengths = ([20], [60], [128] * 4, [190], [256])
+    batches = [[Tokens(list(range(200, 200 + length))) for length in each] for each in lengths]
     before = [execute(batch) for batch in batches]
     for length in (64, 192):
         for _ in range(160):

@@ -74,11 +74,12 @@ def test_pad_gives_what_encoders_read() -> None:
 
 
 def test_packed_texts_follow_each_other() -> None:
-    arrays = pack([Tokens([5, 6, 7], second=1), Tokens([8, 9])], pad_id=1, width=7)
+    texts = [Tokens([5, 6, 7], second=1), Tokens([4, 4]), Tokens([8, 9])]
+    arrays = pack(texts, [[0, 2], [1]], pad_id=1, width=7)
     assert {name: array.tolist() for name, array in arrays.items()} == {
-        "input_ids": [[5, 6, 7, 8, 9, 1, 1]],
-        "position_ids": [[0, 1, 2, 0, 1, 0, 0]],
-        "segments": [[1, 1, 1, 2, 2, 0, 0]],
-        "token_type_ids": [[0, 1, 1, 0, 0, 0, 0]],
+        "input_ids": [[5, 6, 7, 8, 9, 1, 1], [4, 4, 1, 1, 1, 1, 1]],
+        "position_ids": [[0, 1, 2, 0, 1, 0, 0], [0, 1, 0, 0, 0, 0, 0]],
+        "segments": [[1, 1, 1, 3, 3, 0, 0], [2, 2, 0, 0, 0, 0, 0]],
+        "token_type_ids": [[0, 1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]],
     }
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int64)}
