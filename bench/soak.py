@@ -78,10 +78,11 @@ def soak(data: Path, name: str, minutes: float, clients: int) -> dict[str, Any]:
     with running(name, data) as server, ThreadPoolExecutor(clients) as pool:
         started = time.monotonic()
         deadline = started + minutes * 60
+        over = threading.Event()
 
         def client(seed: int) -> None:
             generator = Random(seed)
-            while time.monotonic() < deadline:
+            while not over.is_set():
                 kind, fault = mix.send(server.port, generator)
                 with lock:
                     counts[kind] += 1
@@ -89,7 +90,10 @@ def soak(data: Path, name: str, minutes: float, clients: int) -> dict[str, Any]:
                         faults.append(f"{kind}: {fault}")
 
         running_clients = [pool.submit(client, seed) for seed in range(clients)]
-        _watch(server, started, deadline, samples, counts, faults)
+        try:
+            _watch(server, started, deadline, samples, counts, faults)
+        finally:
+            over.set()  # also where this is stopped, or the server ends
         for ended in running_clients:
             ended.result()
     slope, memory = _slope(samples)
