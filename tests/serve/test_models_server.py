@@ -77,7 +77,7 @@ def test_memory_that_runs_out_while_a_model_is_loaded_is_507_and_leaves_nothing(
     load(server, "first", logistic_model / "model")
     other = with_its_own_encoder(logistic_model, tmp_path / "other")
     worker, no_limit = server.worker(), resource.RLIM_INFINITY
-    resource.prlimit(worker, resource.RLIMIT_AS, (status(server, "VmSize") + 200 * MB, no_limit))
+    resource.prlimit(worker, resource.RLIMIT_AS, (status(server, "VmSize") + 100 * MB, no_limit))
     answer = load(server, "other", other)
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "insufficient_memory")
     assert ask(server, "other").status_code == 404
