@@ -43,20 +43,20 @@ class Layout(Protocol):
         ...
 
 
-def layout_of(graph: Any, pad_id: int, max_length: int, lone_least: int = 8) -> Layout:
+def layout_of(graph: Any, pad_id: int, max_length: int, special: bool = False) -> Layout:
     """Return the layout that a graph was exported for (`export.convert_openvino`).
 
     Args:
         graph: an `openvino.Model`.
         pad_id: the token to pad with.
         max_length: tokens of the longest text.
-        lone_least: tokens that the shortest row has, where nothing else is executing.
+        special: whether shapes that come often get graphs of their own, so that few are better.
     """
     names = [port.any_name for port in graph.inputs]
     if "segments" in names:
         slots = graph.output(0).get_partial_shape()[0].get_length()
         packed = Packed(slots, max(slots // _TEXTS_OF_A_ROW, 1))
-        return _PackedRows(names, pad_id, max_length, packed, lone_least)
+        return _PackedRows(names, pad_id, max_length, packed, special)
     return _Rows(names, pad_id, max_length)
 
 
@@ -64,12 +64,13 @@ class _PackedRows:
     """Texts one after the other."""
 
     def __init__(
-        self, names: Sequence[str], pad_id: int, max_length: int, packed: Packed, lone_least: int
+        self, names: Sequence[str], pad_id: int, max_length: int, packed: Packed, special: bool
     ) -> None:
         self._names = names
         self._pad_id = pad_id
         self._packed = packed
-        self._lone_least = lone_least
+        # What is shorter than 32 tokens is no faster on all cores.
+        self._lone_least = 32 if special else 8
         self.batching: Batching = packed
         self.full: Collection[Shape] = {
             (packed.rows, packed.tokens),

@@ -70,9 +70,6 @@ _KERNELS = 50
 # cost more.
 _SMALL_BYTES = 200_000_000
 
-# What is shorter is no faster on all cores, and shares its graph.
-_LONE_LEAST = 32
-
 
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
@@ -85,8 +82,7 @@ class OpenVINORuntime:
         self._in_float = _float_precision(precision)
         small = _weights(graph) <= _SMALL_BYTES
         special = small and self._in_float != "fp32" and not sparing
-        lone_least = _LONE_LEAST if special else 8
-        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length, lone_least)
+        self._layout = layout_of(graph, pad_id, artifact.manifest.max_length, special)
         self.batching = self._layout.batching
         self._features = graph.output(0).get_partial_shape()[1].get_length()
         self._lock = threading.Lock()

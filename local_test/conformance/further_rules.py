@@ -202,7 +202,7 @@ def serve_survives_kill(subject: Subject) -> str:
     """A server whose largest process is killed answers again, ends, or says so to /ping."""
     subject.servers.require_answers()
     server, sample = subject.servers.special({}), subject.options.sample
-    killed = subject.engine.run("exec", server.program.name, "sh", "-c", KILL_LARGEST, check=False)
+    killed = subject.shell(server.program, KILL_LARGEST)
     if not killed:
         raise NotApplicable("no process of it but process 1 is seen, with which it ends")
     started, waited = time.monotonic(), 0.0

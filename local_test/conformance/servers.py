@@ -197,10 +197,7 @@ class Servers:
     def _footprint(self, server: Server) -> Footprint | None:
         if self._subject.bare:
             return None
-        name = server.program.name
-        return footprint(
-            self._subject.engine.run("exec", name, "sh", "-c", LIST_PROCESSES, check=False)
-        )
+        return footprint(self._subject.shell(server.program, LIST_PROCESSES))
 
     @cached_property
     def refusals(self) -> dict[str, Answer]:

@@ -179,6 +179,10 @@ class Subject:
         pids = {pid for pid, _, _ in rows}
         return next((command for _, parent, command in rows if parent not in pids), "")
 
+    def shell(self, program: Program, script: str) -> str:
+        """Return what a shell in a container prints, empty where there is none."""
+        return self.engine.run("exec", program.name, "sh", "-c", script, check=False)
+
     def check_engine(self, program: Program) -> None:
         """Raise EngineError if it was the engine that failed, and not the program."""
         told = [line for line in program.lines if line.lower().startswith(REFUSALS)]

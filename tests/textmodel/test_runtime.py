@@ -184,7 +184,6 @@ def test_answer_stays_when_the_next_batch_runs(artifact: Artifact, tokens: list[
 SIGNALLED = """
 import os, signal, sys
 from pathlib import Path
-from textmodel.compiled import Compiled
 from textmodel.classifier import load_classifier
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 first, second = (load_classifier(Path(sys.argv[1]), runtime="openvino") for _ in range(2))
