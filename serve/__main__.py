@@ -15,9 +15,9 @@ def main() -> int:
         print(_help())
         return 0
     from serve.errors import UserCodeError
-    from serve.launcher import launch
     from serve.logs import log_to_stdout
     from serve.servables import check
+    from serve.workers import share_metrics, worker_count
     from textmodel.artifact import ArtifactError
 
     log_to_stdout()
@@ -26,10 +26,16 @@ def main() -> int:
         if not settings.multi_model:
             # Before any server starts: the cause is the last log line.
             check(settings.model, settings)
+        workers = worker_count(settings)
     except (SettingsError, ArtifactError, UserCodeError) as error:
         log.error("%s", error)
         return 1
-    launch(settings)
+    log.info("%s", workers)
+    if workers.value > 1:
+        share_metrics()
+    from serve.launcher import launch
+
+    launch(settings.for_one_of(workers.value), workers.value)
     return 0
 
 

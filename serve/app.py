@@ -33,6 +33,8 @@ ECHOED = ("X-Amzn-SageMaker-Custom-Attributes", "X-Amzn-SageMaker-Inference-Id")
 """Headers that an answer has from its request: the platform adds none by itself."""
 IN_MEMORY = 8 * 2**20
 """Bytes of an answer up to which it is not written to a file in /tmp."""
+MOST_TRANSFORMS = 16
+"""With 6 MB each they stay below the 100 MB that the platform allows for all of them."""
 ROUTES = "GET /ping, POST /invocations, GET /execution-parameters, GET /metrics"
 ACCOUNTED = re.compile("/invocations|/models/[^/]+/invoke")
 """Paths of the requests whose time is told."""
@@ -173,9 +175,12 @@ def _large_response(start: io.BytesIO, parts: Iterator[bytes], media_type: str) 
 
 
 def _execution_parameters(settings: Settings) -> dict[str, Any]:
-    """Return what a batch transform job should send, where its creator did not say."""
+    """Return what a batch transform job should send, where its creator did not say.
+
+    Of each process, one request is executed while the other one is sent.
+    """
     parameters = {
-        "MaxConcurrentTransforms": 2,  # one is executed while the other one is sent
+        "MaxConcurrentTransforms": min(MOST_TRANSFORMS, 2 * (settings.workers or 1)),
         "BatchStrategy": "MULTI_RECORD",
         "MaxPayloadInMB": min(6, settings.max_body // 2**20),
     }

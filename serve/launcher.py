@@ -1,6 +1,6 @@
 """gunicorn, started so that health checks are answered under any load and while loading.
 
-One worker process holds the model: more would each hold a copy and fight for the same cores.
+A worker process holds the model, and serves with threads. Only on many cores there are several.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
@@ -17,6 +18,8 @@ from typing import Any, NoReturn
 
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
+from prometheus_client.multiprocess import mark_process_dead
 
 from serve.invocation import Servable
 from serve.logs import GunicornLogger
@@ -24,7 +27,8 @@ from serve.memo import Memo
 from serve.memory import share_arenas
 from serve.settings import Settings
 from serve.worker import Worker
-from textmodel.hardware import cpu_count
+from serve.workers import Scoreboard
+from textmodel.hardware import cpu_count, share_cores
 
 __all__ = ["launch"]
 
@@ -40,14 +44,26 @@ SWITCH_INTERVAL = 0.0005
 """Seconds that a thread may keep Python's lock from the one that accepts connections."""
 
 
-def launch(settings: Settings) -> None:
-    """Serve until SIGTERM; raises SystemExit with gunicorn's exit status."""
-    _Application(settings).run()
+def launch(settings: Settings, workers: int) -> None:
+    """Serve until SIGTERM; raises SystemExit with gunicorn's exit status.
+
+    Args:
+        settings: those of one worker process.
+        workers: how many there are.
+    """
+    application = _Application(settings, workers)
+    try:
+        application.run()
+    except HaltServer as halt:  # for a second worker, while gunicorn ends because of the first
+        application.tidy()
+        raise SystemExit(halt.exit_status) from None
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, workers: int) -> None:
         self._settings = settings
+        self._workers = workers
+        self._scoreboard = Scoreboard(workers)
         self._memo = Memo() if settings.multi_model else None
         self._threads: list[threading.Thread] = []
         self._lost = ""
@@ -58,7 +74,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         options = {
             "bind": f"{self._settings.host}:{self._settings.port}",
             "worker_class": Worker,
-            "workers": 1,
+            "workers": self._workers,
             "threads": THREADS,
             "worker_connections": 10_000,
             "keepalive": 75,
@@ -67,8 +83,11 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "worker_tmp_dir": "/tmp",  # the only place that is writable everywhere
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
+            "pre_fork": self._place,
             "post_worker_init": self._begin,
             "worker_exit": self._end,
+            "child_exit": self._forget,
+            "on_exit": lambda server: self.tidy(),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -87,10 +106,31 @@ class _Application(BaseApplication):  # type: ignore[misc]
         else:
             served = self._only
             self._unload = served.unload
-        self._fault = lambda: self._lost or served.fault
+        self._fault = lambda: self._lost or served.fault or self._others_fault()
         return create_app(served, settings, self._lose)
 
+    def _others_fault(self) -> str:
+        return "" if self._scoreboard.complete else "another worker is still loading the model"
+
+    def _place(self, server: Arbiter, worker: Worker) -> None:
+        """Give a worker that is about to be forked a place on the scoreboard."""
+        taken = [other.place for other in server.WORKERS.values()]
+        worker.scoreboard, worker.place = self._scoreboard, self._scoreboard.free_place(taken)
+        self._scoreboard.clear(worker.place)
+
+    def _forget(self, server: Arbiter, worker: Worker) -> None:
+        """Take a worker that is gone off the scoreboard, and off what counts what is now."""
+        self._scoreboard.clear(worker.place)
+        if self._workers > 1:
+            mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+    def tidy(self) -> None:
+        """Remove what all workers have counted into."""
+        if self._workers > 1:
+            shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
+
     def _begin(self, worker: Worker) -> None:
+        share_cores(self._workers)
         sys.setswitchinterval(SWITCH_INTERVAL)
         share_arenas(cpu_count().value)
         # torch and its like count the machine's cores, of which a container may have a few.
@@ -99,9 +139,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
         worker.fault = self._fault
         worker.max_requests_in_hand = self._settings.max_requests
         if self._only is None:
+            worker.begin()
             log.info("the server is ready; POST /models loads a model")
         else:
-            self._start(partial(self._load_model, self._only))
+            self._start(partial(self._load_model, self._only, worker.begin))
 
     def _start(self, function: Callable[[], None]) -> None:
         self._threads.append(threading.Thread(target=function, daemon=True))
@@ -123,7 +164,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             log.error("the GPU is lost to this process, which is replaced")
             threading.Timer(LAST_WORDS, _leave, [1]).start()
 
-    def _load_model(self, model: Servable) -> None:
+    def _load_model(self, model: Servable, begin: Callable[[], None]) -> None:
         from serve.errors import UserCodeError
         from textmodel.artifact import ArtifactError
 
@@ -139,6 +180,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             # What is there now stays: to go through it again and again holds all threads up.
             gc.collect()
             gc.freeze()
+            begin()
             return
         # A container without a model must end, or the endpoint would wait for it in vain.
         _leave(Arbiter.APP_LOAD_ERROR)

@@ -12,7 +12,15 @@ from pathlib import Path
 
 from serve.errors import causes
 
-__all__ = ["Appetite", "forget_frames", "give_back", "is_shortage", "resident", "share_arenas"]
+__all__ = [
+    "Appetite",
+    "forget_frames",
+    "give_back",
+    "is_shortage",
+    "resident",
+    "share_arenas",
+    "size",
+]
 
 MARGIN = 64 * 2**20
 """Bytes that stay free for the requests that are answered meanwhile."""
@@ -43,11 +51,11 @@ class Appetite:
     def of(self, directory: Path) -> int:
         """Return the bytes that must be free before the model in a directory is loaded."""
         factor = self._taken / self._files if self._files else 1.0
-        return MARGIN + int(_size(directory) * min(max(factor, 1.0), HIGHEST_FACTOR))
+        return MARGIN + int(size(directory) * min(max(factor, 1.0), HIGHEST_FACTOR))
 
     def learn(self, directory: Path, taken: int) -> None:
         """Note the bytes that loading a model took."""
-        self._files += _size(directory)
+        self._files += size(directory)
         self._taken += max(taken, 0)
 
 
@@ -97,5 +105,6 @@ def is_shortage(error: BaseException) -> bool:
     )
 
 
-def _size(directory: Path) -> int:
+def size(directory: Path) -> int:
+    """Return the bytes of all files in a directory."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

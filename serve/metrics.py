@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 from weakref import WeakSet
 
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 
 from serve.batcher import Batcher, Executed
 
@@ -25,10 +34,13 @@ _TOKENS = Counter("optml_tokens", "Tokens that were executed")
 _PADDED = Counter("optml_padded_tokens", "Tokens that were executed, padding included")
 _BATCHES = Counter("optml_batches", "Batches that were executed")
 _BUSY = Counter("optml_engine_seconds", "Time that the streams of the engine were busy")
-_WAITING = Gauge("optml_waiting_tokens", "Tokens that wait for the engine")
+_WAITING = Gauge(
+    "optml_waiting_tokens", "Tokens that wait for the engine", multiprocess_mode="livesum"
+)
 _queues: WeakSet[Batcher[Any]] = WeakSet()
-_WAITING.set_function(lambda: sum(batcher.waiting_tokens for batcher in list(_queues)))
-IN_HAND = Gauge("optml_requests_in_hand", "Requests that are being answered")
+IN_HAND = Gauge(
+    "optml_requests_in_hand", "Requests that are being answered", multiprocess_mode="livesum"
+)
 
 
 def answered(status: int, seconds: float, phases: Mapping[str, float]) -> None:
@@ -46,6 +58,7 @@ def batch_executed(batch: Executed) -> None:
     _PADDED.inc(batch.padded)
     _BATCHES.inc()
     _BUSY.inc(batch.seconds)
+    _count_waiting()
 
 
 def watch_queue(batcher: Batcher[Any]) -> None:
@@ -55,4 +68,13 @@ def watch_queue(batcher: Batcher[Any]) -> None:
 
 def exposition() -> bytes:
     """Return all metrics in Prometheus's text format."""
-    return generate_latest()
+    _count_waiting()
+    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # see share_metrics
+        return generate_latest()
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return generate_latest(registry)
+
+
+def _count_waiting() -> None:
+    _WAITING.set(sum(batcher.waiting_tokens for batcher in list(_queues)))

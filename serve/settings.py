@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["Settings", "SettingsError", "table"]
@@ -16,6 +16,11 @@ _VARIABLES = (
     ("SAGEMAKER_BIND_TO_PORT", "8080", "the port"),
     ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "100", "the largest body"),
     ("SAGEMAKER_BATCH", "false", "true in a batch transform job, as the platform sets it"),
+    (
+        "SAGEMAKER_MODEL_SERVER_WORKERS",
+        "auto",
+        "processes with the model; auto: one, and of models without code one for each 4 cores",
+    ),
     ("SAGEMAKER_PROGRAM", "inference.py", "the file of your own inference code"),
     ("SAGEMAKER_SUBMIT_DIRECTORY", "code", "its directory, absolute or in the model's"),
     (
@@ -68,6 +73,8 @@ class Settings:
     """Whether that job is one of SDK 2's local mode, which the variable's capital letter tells."""
     runtime: str
     precision: str
+    workers: int | None
+    """Processes with the model; None for as many as the machine is good for."""
     timeout: float
     """Seconds in which a request is answered or refused; infinite in batch transform jobs."""
     max_requests: int
@@ -118,6 +125,9 @@ class Settings:
             sdk_local_mode=environment.get("SAGEMAKER_BATCH") == "True",
             runtime=values["OPTML_RUNTIME"],
             precision=values["OPTML_PRECISION"],
+            workers=None
+            if values["SAGEMAKER_MODEL_SERVER_WORKERS"] == "auto"
+            else _number("SAGEMAKER_MODEL_SERVER_WORKERS", values, 1, 64),
             timeout=timeout or math.inf,
             max_requests=_number("OPTML_MAX_REQUESTS", values, 1, 10_000),
             max_tokens=_number("OPTML_MAX_TOKENS", values, 1, 2**40),
@@ -130,6 +140,15 @@ class Settings:
             task=None if values["HF_TASK"] == "auto" else values["HF_TASK"],
             multi_model=values["SAGEMAKER_MULTI_MODEL"] == "true",
             evict=values["OPTML_MODELS_EVICT"] == "true",
+        )
+
+    def for_one_of(self, workers: int) -> Settings:
+        """Return those of one worker process: its part of what all together may have in hand."""
+        return replace(
+            self,
+            workers=workers,
+            max_requests=math.ceil(self.max_requests / workers),
+            max_tokens=math.ceil(self.max_tokens / workers),
         )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import select
 import socket
 import struct
@@ -25,6 +26,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serve import metrics, wire
 from serve.invocation import ARRIVED
+from serve.workers import Scoreboard
 
 __all__ = ["Worker", "closed", "limit_waiting"]
 
@@ -40,6 +42,9 @@ STALE = 0.5
 """Seconds in the queue after which it is worth a look whether the client is still there."""
 STALLED = 60
 """Seconds without a byte after which no thread waits for a client any more."""
+POLITE = 0.005
+"""Seconds for which a connection is left to a worker that has fewer, before it is taken all the
+same."""
 REPORTS = 10.0
 """Seconds between two log lines about refused requests."""
 
@@ -68,8 +73,10 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """The launcher sets `fault` and `max_requests_in_hand`."""
+    """The launcher sets `fault`, `max_requests_in_hand`, and the worker's place among others."""
 
+    scoreboard: Scoreboard
+    place: int
     fault: Callable[[], str] = staticmethod(lambda: "the model is still being loaded")
     max_requests_in_hand = 512
 
@@ -79,6 +86,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._held: deque[Connection] = deque()  # those in hand that are to be read
         self._refused = 0
         self._reported = 0.0
+        self._left = math.inf  # when a connection was left to others
         self._lingering: deque[Connection] = deque()
         self._address = self.sockets[0].getsockname()
         super().init_process()
@@ -87,15 +95,47 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._refusal = wire.refusal(self.max_requests_in_hand)
         super().run()
 
+    def begin(self) -> None:
+        """Serve, as the model is there. May be called from another thread."""
+        self.scoreboard.begin(self.place)
+        self.method_queue.defer(lambda: None)  # wakes the thread that accepts connections
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """Accept connections or not; as long as this worker loads what others have, they do."""
+        spared = not self.scoreboard.serves(self.place) and self.scoreboard.others_serve(self.place)
+        super().set_accept_enabled(enabled and not spared)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        self.scoreboard.count(self.place, self.nr_conns)
+        super().wait_for_and_dispatch_events(timeout)
+
     def accept(self, listener: socket.socket) -> None:
         """Accept what waits; gunicorn accepts one connection between two looks at all others."""
         for _ in range(AT_ONCE):
+            if self._leaves_to_others():
+                return
             try:
                 connection, address = listener.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             self.nr_conns += 1
+            self.scoreboard.count(self.place, self.nr_conns)
             self.enqueue_req(Connection(self.cfg, connection, address, self._address))
+
+    def _leaves_to_others(self) -> bool:
+        """Return whether a worker with fewer connections should accept the next one.
+
+        All are told of it at the same time, and the first one would have them all.
+        """
+        if not self.scoreboard.others_have_fewer(self.nr_conns):
+            self._left = math.inf
+            return False
+        now = time.monotonic()
+        self._left = min(self._left, now)
+        if now - self._left > POLITE:
+            return False
+        time.sleep(POLITE / 10)
+        return True
 
     def enqueue_req(self, conn: Connection) -> None:
         start = wire.peek(conn.sock)

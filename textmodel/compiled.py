@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 Requests = queue.SimpleQueue[Any]
 """What executes a graph, as many as may at the same time."""
 
-# A shape is worth a graph of its own if it is that of a quarter of some hundred batches.
+# A shape is worth a graph of its own if it is that of a quarter of some hundred batches. Of fewer,
+# chance would have shapes that are about as common take each other's place again and again.
 _COUNT_EVERY = 64
+_KEPT = 7 / 8
 
 
 class Compiled:
@@ -89,18 +91,20 @@ class Compiled:
             return self._special[shape]
 
     def _look_at_counts(self) -> None:
-        """Have a graph made where a shape that lacks one has become common; forget a half."""
+        """Have a graph made where a shape that lacks one has become common; forget a part."""
         counts = self._counts
         wanted = max(counts.keys() - self._special.keys(), key=counts.__getitem__, default=None)
         full = len(self._special) >= self._limit
         replaced = min(self._special, key=counts.__getitem__) if full else None
-        least = max(_COUNT_EVERY // 2, 2 * counts[replaced] if replaced else 0)
+        least = max(counts.total() / 4, 2 * counts[replaced] if replaced else 0)
         making = self._making and self._making.is_alive()
         if wanted and counts[wanted] >= least and not making:
             # It is no daemon: an interpreter that ends meanwhile would crash in it.
             self._making = threading.Thread(target=self._make, args=(wanted, replaced))
             self._making.start()
-        self._counts = Counter({shape: count // 2 for shape, count in counts.items() if count > 1})
+        self._counts = Counter(
+            {shape: int(_KEPT * count) for shape, count in counts.items() if count > 1}
+        )
         self._until_count = _COUNT_EVERY
 
     def _make(self, shape: Shape, replaced: Shape | None) -> None:
@@ -114,6 +118,7 @@ class Compiled:
             self._special[shape] = requests
             if replaced:
                 del self._special[replaced]
+        log.info("batches of the shape %s have a graph of their own now", shape)
 
     def _of_shape(self, shape: Shape) -> Any:
         graph = self._graph.clone()

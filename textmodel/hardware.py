@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-__all__ = ["Choice", "cpu_count", "cpu_int8", "device", "free_memory", "precision"]
+__all__ = ["Choice", "cpu_count", "cpu_int8", "device", "free_memory", "precision", "share_cores"]
 
 T = TypeVar("T")
 
@@ -22,6 +22,9 @@ _CGROUP_MEMORY = (
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
      ("total_active_file", "total_inactive_file"), "total_mapped_file"),
 )  # fmt: skip
+
+
+_sharers = 1
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,22 @@ def cpu_count(cgroup: Path = Path("/sys/fs/cgroup")) -> Choice[int]:
     """
     cores = len(os.sched_getaffinity(0))
     quota = _cgroup_quota(cgroup)
+    reason = f"{cores} cores may be used and the cgroup sets no lower limit"
     if quota is not None and quota < cores:
-        return Choice("cpus", max(1, round(quota)), f"the cgroup allows {quota:g} of {cores} cores")
-    return Choice("cpus", cores, f"{cores} cores may be used and the cgroup sets no lower limit")
+        reason = f"the cgroup allows {quota:g} of {cores} cores"
+        cores = max(1, round(quota))
+    if _sharers > 1:
+        reason += f"; {_sharers} processes share them"
+    return Choice("cpus", max(1, cores // _sharers), reason)
+
+
+def share_cores(processes: int) -> None:
+    """Have `cpu_count` tell this process its part only, beside others that compute as much.
+
+    It is not tied to certain cores: other containers may use the same ones.
+    """
+    global _sharers
+    _sharers = processes
 
 
 def free_memory(

@@ -357,6 +357,14 @@ def test_execution_parameters_are_what_a_job_should_send(batch: str) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("workers", "transforms"), [(1, 2), (3, 6), (9, 16)])
+def test_execution_parameters_keep_all_processes_busy_within_what_the_platform_allows(
+    workers: int, transforms: int
+) -> None:
+    client = client_of(TextModel(), SAGEMAKER_MODEL_SERVER_WORKERS=str(workers))
+    assert body(client.get("/execution-parameters"))["MaxConcurrentTransforms"] == transforms
+
+
 def test_execution_parameters_ask_for_no_more_than_is_taken() -> None:
     client = client_of(TextModel(), SAGEMAKER_MAX_PAYLOAD_IN_MB="2")
     assert body(client.get("/execution-parameters"))["MaxPayloadInMB"] == 2

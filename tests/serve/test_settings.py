@@ -75,6 +75,8 @@ def test_a_job_has_no_time_limit_but_one_that_was_set(
         ("OPTML_TIMEOUT", "-1"),
         ("OPTML_TIMEOUT", "1.5"),
         ("OPTML_MAX_REQUESTS", "0"),
+        ("SAGEMAKER_MODEL_SERVER_WORKERS", "0"),
+        ("SAGEMAKER_MODEL_SERVER_WORKERS", "all"),
         ("OPTML_MAX_TOKENS", "many"),
         ("SAGEMAKER_MAX_PAYLOAD_IN_MB", "0"),
     ],

@@ -28,6 +28,8 @@ from textmodel.runtime import (
 )
 from textmodel.tokenizer import Tokens
 
+MANY = 400
+"""Batches of a shape after which it is more common than any that came before."""
 TEXTS = ["fire", *(text for text, _ in messages(210, 260)), "word " * 300]
 
 
@@ -81,7 +83,7 @@ def test_threads_get_their_own_answers(artifact: Artifact, tokens: list[Tokens],
 def come_often(execute: OpenVINORuntime, length: int) -> Compiled:
     """Have batches of one shape executed until that shape counts as common."""
     compiled = execute._on_all_cores
-    for _ in range(160):
+    for _ in range(MANY):
         execute([Tokens([101] * length)], urgent=True)
     if compiled._making:
         compiled._making.join()
@@ -97,12 +99,33 @@ def test_shapes_that_come_often_get_graphs_of_their_own_and_make_room_for_those_
     assert come_often(execute, 60).special == {(1, 64)}
     busy = execute._on_streams
     for length in (60, 100, 200):
-        for _ in range(160):
+        for _ in range(MANY):
             with busy.request((1, length), urgent=True):
                 pass
         assert busy._making
         busy._making.join()
     assert busy.special == {(1, 100), (1, 200)}
+
+
+def test_shapes_that_are_about_as_common_do_not_take_each_others_place(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Shape] = []
+    of_shape = Compiled._of_shape
+
+    def noted(self: Compiled, shape: Shape) -> object:
+        made.append(shape)
+        return of_shape(self, shape)
+
+    monkeypatch.setattr(Compiled, "_of_shape", noted)
+    busy = OpenVINORuntime(artifact, 0, "bf16")._on_streams
+    for length in [60, 100, 200] * 16:
+        for _ in range(40):
+            with busy.request((1, length), urgent=True):
+                pass
+        if busy._making:
+            busy._making.join()
+    assert len(made) == len(set(made)) == 2
 
 
 @pytest.mark.parametrize(
@@ -148,7 +171,7 @@ def test_batches_that_nobody_waits_for_get_the_same_bytes_whatever_was_executed_
     batches = [[Tokens(list(range(200, 200 + length))) for length in each] for each in lengths]
     before = [execute(batch) for batch in batches]
     for length in (64, 192):
-        for _ in range(160):
+        for _ in range(MANY):
             with execute._on_streams.request((1, length), urgent=True):
                 pass
         assert execute._on_streams._making

@@ -1,0 +1,104 @@
+"""Several worker processes on one socket: how many, and what they know of each other."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from serve.memory import size
+from serve.settings import Settings
+from serve.user_code import find_program
+from textmodel.hardware import Choice, cpu_count, free_memory
+
+__all__ = ["Scoreboard", "share_metrics", "worker_count"]
+
+CORES = 4
+"""Cores that one process makes use of: with more, Python's lock is the limit of short texts.
+docs/measured.md has the figures."""
+MEMORY = 512 * 2**20
+"""Bytes that a worker takes at most, beside four times its model's files."""
+
+_LOADING = -1
+
+
+def worker_count(settings: Settings) -> Choice[int]:
+    """Return how many processes serve, each with the model and its part of the cores."""
+    if settings.multi_model:
+        return _workers(1, "models that come and go are in one process")
+    if settings.workers is not None:
+        return _workers(settings.workers, "as requested")
+    if find_program(settings.model, settings) is not None:
+        return _workers(1, "code of your own; SAGEMAKER_MODEL_SERVER_WORKERS sets more")
+    if Path("/dev/nvidiactl").exists():
+        return _workers(1, "the GPU is one process's")
+    cores, memory = cpu_count().value, free_memory().value
+    fitting = memory // (MEMORY + 4 * size(settings.model))
+    if fitting < cores // CORES:
+        return _workers(max(1, fitting), f"{memory / 2**20:.0f} MB of memory are free")
+    return _workers(max(1, cores // CORES), f"cpus={cores}, and one process makes use of {CORES}")
+
+
+def _workers(count: int, reason: str) -> Choice[int]:
+    return Choice("workers", count, reason)
+
+
+def share_metrics() -> str:
+    """Have all workers count into one directory; return it.
+
+    prometheus-client wants to know of it before it is imported.
+    """
+    directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="metrics-")
+    return directory
+
+
+class Scoreboard:
+    """Which workers serve, and how many connections each has, in memory that all have in common.
+
+    It is made before the first one is forked.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._connections = memoryview(mmap.mmap(-1, 8 * (workers + 1))).cast("q")
+        for place in range(workers):
+            self.clear(place)
+
+    def free_place(self, taken: Collection[int]) -> int:
+        """Return the first place that no worker has."""
+        return next(place for place in range(self._workers) if place not in taken)
+
+    def clear(self, place: int) -> None:
+        """Note that the worker at a place does not serve: it has not loaded yet, or is gone."""
+        self._connections[place] = _LOADING
+
+    def serves(self, place: int) -> bool:
+        """Return whether the worker at a place has its model."""
+        return self._connections[place] != _LOADING
+
+    def begin(self, place: int) -> None:
+        """Note that the worker at a place serves from now on."""
+        self._connections[place] = 0
+        if all(map(self.serves, range(self._workers))):
+            self._connections[self._workers] = True
+
+    @property
+    def complete(self) -> bool:
+        """Whether all workers have served at the same time. One that is replaced changes nothing:
+        the others go on."""
+        return bool(self._connections[self._workers])
+
+    def others_serve(self, place: int) -> bool:
+        """Return whether a worker at another place has its model."""
+        return any(self.serves(other) for other in range(self._workers) if other != place)
+
+    def count(self, place: int, connections: int) -> None:
+        """Note how many connections the worker at a place has, if it serves."""
+        if self.serves(place):
+            self._connections[place] = connections
+
+    def others_have_fewer(self, connections: int) -> bool:
+        """Return whether a worker that serves has fewer connections than that."""
+        return any(0 <= other < connections for other in self._connections[: self._workers])
