@@ -18,6 +18,7 @@ from werkzeug.http import parse_options_header
 
 from serve.errors import BadRequest, RequestError, UnsupportedMediaType
 from serve.npy import read_npy
+from serve.parameters import Parameters
 from serve.records import PAIR_KEY, SHAPES, TEXT_KEYS, Record, read_record, read_text
 
 __all__ = [
@@ -123,6 +124,8 @@ def _json(stream: BinaryIO, charset: str, reader: Reader) -> Payload:
         advice = f"If it is a value a line, say {LINES}" if lines else f"Send {SHAPES}"
         raise BadRequest(f"the body is not JSON: {error}. {advice}") from None
     record = read_record(value)
+    if not record.texts:
+        Parameters.read(record.parameters)  # those of a text are read beside it
     return Payload(iter([Record([text], False, record.parameters) for text in record.texts]), JSON)
 
 

@@ -110,6 +110,11 @@ def test_no_texts_are_no_error() -> None:
     assert read(b'{"inputs": []}', "application/json") == []
 
 
+def test_parameters_are_checked_where_there_is_no_text_too() -> None:
+    with pytest.raises(BadRequest, match="truncation"):
+        read(b'{"inputs": [], "parameters": {"truncation": {}}}', "application/json")
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
