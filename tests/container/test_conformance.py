@@ -249,6 +249,21 @@ def test_our_own_image_keeps_all_rules(engine: Engine, image: Callable[[str], st
     assert not others
 
 
+def test_several_processes_keep_all_rules_of_serving(
+    engine: Engine, image: Callable[[str], str], logistic_model: Path
+) -> None:
+    rules = [one for one in chosen([], []) if one.needs in (Needs.START, Needs.SERVER)]
+    results = judged(
+        engine,
+        image("serve"),
+        rules,
+        serve=True,
+        model=logistic_model / "model",
+        environment={"SAGEMAKER_MODEL_SERVER_WORKERS": "2"},
+    )
+    assert {one.verdict for one in results} == {Verdict.PASSED}, failed(results)
+
+
 def test_an_image_without_fault_passes_all_rules(engine: Engine, build: Build, model: Path) -> None:
     results = judged(
         engine,
