@@ -9,16 +9,18 @@ scripts that ship here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.serving.environments import TORCH
 from bench.serving.models import ONNX_PACKAGES, TORCHSERVE_PACKAGES
 
-__all__ = ["AWS", "CONTENDERS", "Contender"]
+__all__ = ["AWS", "CONTENDERS", "RACING", "SLEEPING", "Contender"]
 
 AWS = "aws-toolkit"
 """What the ratios relate to."""
+SLEEPING = "ours-sleeping"
+"""No contender: its answers are made up."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ CONTENDERS: Mapping[str, Contender] = {
     "ours-bf16": _ours("bf16"),
     "ours-fp32": _ours("fp32"),
     "ours-int8": _ours("int8", model="ours-int8"),
+    SLEEPING: replace(
+        _ours("bf16"), command=("{bin}/python", "-m", "bench.serving.apps.sleeping_engine")
+    ),
     # One worker process a core, which is the stack's default.
     AWS: Contender(
         command=("{bin}/python", "{apps}/aws_toolkit.py"),
@@ -150,3 +155,4 @@ CONTENDERS: Mapping[str, Contender] = {
         needs=("java",),
     ),
 }
+RACING = [name for name in CONTENDERS if name != SLEEPING]
