@@ -57,18 +57,20 @@ def share_metrics() -> str:
 class Scoreboard:
     """Which workers serve, and how many connections each has, in memory that all have in common.
 
-    It is made before the first one is forked.
+    It is made before the first one is forked. It has a place for twice as many, because SIGHUP
+    replaces all of them, and the new ones are there before the old ones are gone.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._connections = memoryview(mmap.mmap(-1, 8 * (workers + 1))).cast("q")
-        for place in range(workers):
+        self._places = range(2 * workers)
+        self._connections = memoryview(mmap.mmap(-1, 8 * (len(self._places) + 1))).cast("q")
+        for place in self._places:
             self.clear(place)
 
     def free_place(self, taken: Collection[int]) -> int:
         """Return the first place that no worker has."""
-        return next(place for place in range(self._workers) if place not in taken)
+        return next(place for place in self._places if place not in taken)
 
     def clear(self, place: int) -> None:
         """Note that the worker at a place does not serve: it has not loaded yet, or is gone."""
@@ -81,18 +83,18 @@ class Scoreboard:
     def begin(self, place: int) -> None:
         """Note that the worker at a place serves from now on."""
         self._connections[place] = 0
-        if all(map(self.serves, range(self._workers))):
-            self._connections[self._workers] = True
+        if sum(map(self.serves, self._places)) >= self._workers:
+            self._connections[-1] = True
 
     @property
     def complete(self) -> bool:
         """Whether all workers have served at the same time. One that is replaced changes nothing:
         the others go on."""
-        return bool(self._connections[self._workers])
+        return bool(self._connections[-1])
 
     def others_serve(self, place: int) -> bool:
         """Return whether a worker at another place has its model."""
-        return any(self.serves(other) for other in range(self._workers) if other != place)
+        return any(self.serves(other) for other in self._places if other != place)
 
     def count(self, place: int, connections: int) -> None:
         """Note how many connections the worker at a place has, if it serves."""
@@ -101,4 +103,4 @@ class Scoreboard:
 
     def others_have_fewer(self, connections: int) -> bool:
         """Return whether a worker that serves has fewer connections than that."""
-        return any(0 <= other < connections for other in self._connections[: self._workers])
+        return any(0 <= other < connections for other in self._connections[:-1])

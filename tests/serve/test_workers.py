@@ -102,6 +102,7 @@ def test_a_scoreboard_is_complete_once_all_have_served_and_stays_so() -> None:
 def test_a_place_is_given_again_once_its_worker_is_gone() -> None:
     board = Scoreboard(3)
     assert [board.free_place(taken) for taken in ([], [0], [0, 2], [1, 2])] == [0, 1, 1, 0]
+    assert board.free_place([0, 1, 2]) == 3  # SIGHUP has new ones come before the old ones go
 
 
 def test_only_workers_that_serve_are_left_connections() -> None:
@@ -206,6 +207,18 @@ def model_fn(model_dir):
 def predict_fn(data, model):
     return [os.getpid()]
 """
+
+
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_sighup_replaces_all_processes(start: Start, logistic_model: Path, count: str) -> None:
+    server = start(logistic_model, SAGEMAKER_MODEL_SERVER_WORKERS=count)
+    server.wait()
+    before = set(psutil.Process(server.process.pid).children())
+    server.process.send_signal(signal.SIGHUP)
+
+    wait_until(lambda: not before & set(psutil.Process(server.process.pid).children()))
+    server.wait()
+    assert server.ask("a text").status_code == 200
 
 
 def test_several_processes_end_well_under_load_and_leave_nothing(
