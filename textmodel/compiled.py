@@ -108,6 +108,9 @@ class Compiled:
         self._until_count = _COUNT_EVERY
 
     def _make(self, shape: Shape, replaced: Shape | None) -> None:
+        if replaced:  # before, so that its memory is there to be used again
+            with self._lock:
+                del self._special[replaced]
         try:
             requests = self._requests(self._of_shape(shape))
         except (MemoryError, RuntimeError) as error:
@@ -116,8 +119,6 @@ class Compiled:
             return
         with self._lock:
             self._special[shape] = requests
-            if replaced:
-                del self._special[replaced]
         log.info("batches of the shape %s have a graph of their own now", shape)
 
     def _of_shape(self, shape: Shape) -> Any:

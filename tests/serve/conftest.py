@@ -24,6 +24,8 @@ Start = Callable[..., "Server"]
 class Server:
     """`python -m serve` on a free port of the loopback."""
 
+    program: tuple[str, ...] = ("-m", "serve")
+
     def __init__(self, tree: Path, log: Path, **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -32,7 +34,7 @@ class Server:
         self.log = log
         with log.open("w") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "serve"],
+                [sys.executable, *self.program],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -41,6 +43,7 @@ class Server:
                     "SAGEMAKER_BASE_DIR": str(tree),
                     "SAGEMAKER_BIND_TO_PORT": str(port),
                     "OPTML_HOST": "127.0.0.1",
+                    "SAGEMAKER_MODEL_SERVER_WORKERS": "1",  # however many cores there are
                     **environment,
                 },
             )

@@ -209,6 +209,56 @@ def predict_fn(data, model):
 """
 
 
+class Breakable(Server):
+    """A server whose engine fails in the process that the file BREAK names."""
+
+    program = (
+        "-c",
+        """
+import os
+import sys
+from pathlib import Path
+
+from serve.__main__ import main
+from textmodel.runtime import OpenVINORuntime
+
+execute = OpenVINORuntime.__call__
+
+def fail(self, batch, **given):
+    if Path(os.environ["BREAK"]).read_text() == str(os.getpid()):
+        raise RuntimeError("the engine is out of order")
+    return execute(self, batch, **given)
+
+OpenVINORuntime.__call__ = fail
+sys.exit(main())
+""",
+    )
+
+
+def test_a_process_whose_engine_is_broken_is_replaced_while_others_answer(
+    logistic_model: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "break"
+    file.write_text("none")
+    server = Breakable(
+        logistic_model, tmp_path / "log", BREAK=str(file), SAGEMAKER_MODEL_SERVER_WORKERS="2"
+    )
+    try:
+        server.wait()
+        broken, whole = psutil.Process(server.process.pid).children()
+        file.write_text(str(broken.pid))
+        wait_until(lambda: server.ask("a text").status_code == 500)
+        wait_until(lambda: not broken.is_running())
+        for _ in range(20):
+            assert server.ping() == 200
+            assert server.ask("a text").status_code == 200
+        wait_until(lambda: len(psutil.Process(server.process.pid).children()) == 2)
+        assert whole.is_running()
+        assert "to be replaced: the engine is broken" in server.log.read_text()
+    finally:
+        server.end()
+
+
 @pytest.mark.parametrize("count", ["1", "2"])
 def test_sighup_replaces_all_processes(start: Start, logistic_model: Path, count: str) -> None:
     server = start(logistic_model, SAGEMAKER_MODEL_SERVER_WORKERS=count)
