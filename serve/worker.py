@@ -107,14 +107,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         self.scoreboard.count(self.place, self.nr_conns)
-        if self.alive and self.scoreboard.complete and self.scoreboard.serves(self.place):
+        if self.scoreboard.workers > 1:
             self._give_up_if_broken()
         super().wait_for_and_dispatch_events(timeout)
 
     def _give_up_if_broken(self) -> None:
         """Be replaced by gunicorn where others serve meanwhile: the platform may ask any of them,
         and would take the container for healthy or not by chance."""
-        if (fault := self.fault()) and self.scoreboard.others_serve(self.place):
+        board = self.scoreboard
+        began = self.alive and board.complete and board.serves(self.place)
+        if began and board.others_serve(self.place) and (fault := self.fault()):
             log.error("this process ends, to be replaced: %s", fault)
             self.alive = False
 

@@ -62,7 +62,8 @@ class Scoreboard:
     """
 
     def __init__(self, workers: int) -> None:
-        self._workers = workers
+        self.workers = workers
+        """How many there are to be."""
         self._places = range(2 * workers)
         self._connections = memoryview(mmap.mmap(-1, 8 * (len(self._places) + 1))).cast("q")
         for place in self._places:
@@ -83,7 +84,7 @@ class Scoreboard:
     def begin(self, place: int) -> None:
         """Note that the worker at a place serves from now on."""
         self._connections[place] = 0
-        if sum(map(self.serves, self._places)) >= self._workers:
+        if sum(map(self.serves, self._places)) >= self.workers:
             self._connections[-1] = True
 
     @property
