@@ -75,6 +75,7 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """The launcher sets `fault`, `max_requests_in_hand`, and the worker's place among others."""
 
+    alive: bool
     scoreboard: Scoreboard
     place: int
     fault: Callable[[], str] = staticmethod(lambda: "the model is still being loaded")

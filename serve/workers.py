@@ -76,6 +76,8 @@ class Scoreboard:
     def clear(self, place: int) -> None:
         """Note that the worker at a place does not serve: it has not loaded yet, or is gone."""
         self._connections[place] = _LOADING
+        if not any(map(self.serves, self._places)):
+            self._connections[-1] = False
 
     def serves(self, place: int) -> bool:
         """Return whether the worker at a place has its model."""
@@ -89,8 +91,7 @@ class Scoreboard:
 
     @property
     def complete(self) -> bool:
-        """Whether all workers have served at the same time. One that is replaced changes nothing:
-        the others go on."""
+        """Whether all have their model, or had it: while some are replaced, the others serve."""
         return bool(self._connections[-1])
 
     def others_serve(self, place: int) -> bool:

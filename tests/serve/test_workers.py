@@ -88,7 +88,7 @@ def test_processes_share_the_cores() -> None:
 # What they know of each other
 
 
-def test_a_scoreboard_is_complete_once_all_have_served_and_stays_so() -> None:
+def test_a_scoreboard_is_complete_from_when_all_serve_until_none_does() -> None:
     board = Scoreboard(2)
     board.begin(0)
     assert not board.complete
@@ -97,6 +97,10 @@ def test_a_scoreboard_is_complete_once_all_have_served_and_stays_so() -> None:
     board.clear(0)
     assert board.complete
     assert [board.serves(0), board.serves(1)] == [False, True]
+    board.clear(1)
+    assert not board.complete
+    board.begin(0)
+    assert not board.complete
 
 
 def test_a_place_is_given_again_once_its_worker_is_gone() -> None:
