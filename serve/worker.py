@@ -139,7 +139,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
         All are told of it at the same time, and the first one would have them all.
         """
-        if not self.scoreboard.others_have_fewer(self.nr_conns):
+        board = self.scoreboard
+        if board.workers == 1 or not board.others_have_fewer(self.nr_conns):
             self._left = math.inf
             return False
         now = time.monotonic()
