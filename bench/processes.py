@@ -18,12 +18,12 @@ import statistics
 from itertools import product
 from pathlib import Path
 
-from bench.serving.contenders import SLEEPING
+from bench.serving.contenders import CONTENDERS, SLEEPING
 from bench.serving.load import drive
 from bench.serving.servers import running
 from bench.serving.texts import texts
 
-ENGINES = ("ours-bf16", SLEEPING)
+ENGINES = {"ours-bf16": CONTENDERS["ours-bf16"], "ours-sleeping": SLEEPING}
 PROCESSES = (1, 2, 4)
 CLIENTS = (1, 8, 32, 128)
 KEYS = ("answers a second", "p50 ms", "p99 ms", "PSS MB")
@@ -39,7 +39,7 @@ def main() -> None:
     measured: dict[tuple[str, int, int], list[tuple[float, ...]]] = {}
     for _, engine, processes in product(range(arguments.rounds), ENGINES, PROCESSES):
         workers = {"SAGEMAKER_MODEL_SERVER_WORKERS": str(processes)}
-        with running(engine, arguments.data, **workers) as server:
+        with running(engine, arguments.data, ENGINES[engine], **workers) as server:
             for clients in CLIENTS:
                 figures = drive(server, sent, clients, arguments.seconds)
                 row = (figures.per_s, figures.p50_ms, figures.p99_ms, server.memory().pss)

@@ -38,7 +38,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.serving.contenders import AWS, CONTENDERS, RACING
+from bench.serving.contenders import AWS, CONTENDERS
 from bench.serving.contest import contest
 from bench.serving.offline import offline
 from bench.serving.peak import engine
@@ -70,7 +70,7 @@ def main() -> None:
 
 PARTS: Mapping[str, Callable[[Any], Any]] = {
     "contest": lambda given: contest(
-        given.data, given.contender or RACING, given.texts, given.clients or CLIENTS,
+        given.data, given.contender or list(CONTENDERS), given.texts, given.clients or CLIENTS,
         given.seconds, given.rounds,
     ),
     "engine": lambda given: engine(given.data, given.texts, given.seconds, given.rounds),

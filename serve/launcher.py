@@ -62,7 +62,6 @@ def launch(settings: Settings, workers: int) -> None:
 class _Application(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings, workers: int) -> None:
         self._settings = settings
-        self._workers = workers
         self._scoreboard = Scoreboard(workers)
         self._memo = Memo() if settings.multi_model else None
         self._threads: list[threading.Thread] = []
@@ -74,7 +73,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         options = {
             "bind": f"{self._settings.host}:{self._settings.port}",
             "worker_class": Worker,
-            "workers": self._workers,
+            "workers": self._scoreboard.workers,
             "threads": THREADS,
             "worker_connections": 10_000,
             "keepalive": 75,
@@ -121,16 +120,16 @@ class _Application(BaseApplication):  # type: ignore[misc]
     def _forget(self, server: Arbiter, worker: Worker) -> None:
         """Take a worker that is gone off the scoreboard, and off what counts what is now."""
         self._scoreboard.clear(worker.place)
-        if self._workers > 1:
+        if self._scoreboard.workers > 1:
             mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
     def tidy(self) -> None:
         """Remove what all workers have counted into."""
-        if self._workers > 1:
+        if self._scoreboard.workers > 1:
             shutil.rmtree(os.environ["PROMETHEUS_MULTIPROC_DIR"], ignore_errors=True)
 
     def _begin(self, worker: Worker) -> None:
-        share_cores(self._workers)
+        share_cores(self._scoreboard.workers)
         sys.setswitchinterval(SWITCH_INTERVAL)
         share_arenas(cpu_count().value)
         # torch and its like count the machine's cores, of which a container may have a few.

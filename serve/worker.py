@@ -120,6 +120,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if began and board.others_serve(self.place) and (fault := self.fault()):
             log.error("this process ends, to be replaced: %s", fault)
             self.alive = False
+            board.clear(self.place)  # or the others would leave connections to it
 
     def accept(self, listener: socket.socket) -> None:
         """Accept what waits; gunicorn accepts one connection between two looks at all others."""

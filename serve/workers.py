@@ -34,24 +34,26 @@ def worker_count(settings: Settings) -> Choice[int]:
         return _workers(1, "code of your own; SAGEMAKER_MODEL_SERVER_WORKERS sets more")
     if Path("/dev/nvidiactl").exists():
         return _workers(1, "the GPU is one process's")
-    cores, memory = cpu_count().value, free_memory().value
-    fitting = memory // (MEMORY + 4 * size(settings.model))
-    if fitting < cores // CORES:
-        return _workers(max(1, fitting), f"{memory / 2**20:.0f} MB of memory are free")
-    return _workers(max(1, cores // CORES), f"cpus={cores}, and one process makes use of {CORES}")
+    cores = cpu_count().value
+    useful = max(1, cores // CORES)
+    if useful > 1:
+        memory = free_memory().value
+        fitting = max(1, memory // (MEMORY + 4 * size(settings.model)))
+        if fitting < useful:
+            return _workers(fitting, f"{memory / 2**20:.0f} MB of memory are free")
+    return _workers(useful, f"cpus={cores}, and one process makes use of {CORES}")
 
 
 def _workers(count: int, reason: str) -> Choice[int]:
     return Choice("workers", count, reason)
 
 
-def share_metrics() -> str:
-    """Have all workers count into one directory; return it.
+def share_metrics() -> None:
+    """Have all workers count into one directory.
 
     prometheus-client wants to know of it before it is imported.
     """
-    directory = os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="metrics-")
-    return directory
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = tempfile.mkdtemp(prefix="metrics-")
 
 
 class Scoreboard:

@@ -15,12 +15,10 @@ from typing import Any
 from bench.serving.environments import TORCH
 from bench.serving.models import ONNX_PACKAGES, TORCHSERVE_PACKAGES
 
-__all__ = ["AWS", "CONTENDERS", "RACING", "SLEEPING", "Contender"]
+__all__ = ["AWS", "CONTENDERS", "SLEEPING", "Contender"]
 
 AWS = "aws-toolkit"
 """What the ratios relate to."""
-SLEEPING = "ours-sleeping"
-"""No contender: its answers are made up."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +87,6 @@ CONTENDERS: Mapping[str, Contender] = {
     "ours-bf16": _ours("bf16"),
     "ours-fp32": _ours("fp32"),
     "ours-int8": _ours("int8", model="ours-int8"),
-    SLEEPING: replace(
-        _ours("bf16"), command=("{bin}/python", "-m", "bench.serving.apps.sleeping_engine")
-    ),
     # One worker process a core, which is the stack's default.
     AWS: Contender(
         command=("{bin}/python", "{apps}/aws_toolkit.py"),
@@ -155,4 +150,7 @@ CONTENDERS: Mapping[str, Contender] = {
         needs=("java",),
     ),
 }
-RACING = [name for name in CONTENDERS if name != SLEEPING]
+SLEEPING = replace(
+    CONTENDERS["ours-bf16"], command=("{bin}/python", "-m", "bench.serving.apps.sleeping_engine")
+)
+"""It takes part in no contest, as its answers are made up."""

@@ -99,15 +99,17 @@ class Server:
 
 
 @contextmanager
-def running(name: str, data: Path, **variables: str) -> Iterator[Server]:
+def running(
+    name: str, data: Path, contender: Contender | None = None, **variables: str
+) -> Iterator[Server]:
     """Start a contender, wait for its first good answer, and end it afterwards.
 
-    `variables` go into its environment.
+    Without `contender` it is the one of that name. `variables` go into its environment.
 
     Raises:
         Unavailable: it cannot be installed or does not come up.
     """
-    contender = CONTENDERS[name]
+    contender = contender or CONTENDERS[name]
     if missing := [program for program in contender.needs if not shutil.which(program)]:
         raise Unavailable(f"it needs {', '.join(missing)} on PATH")
     job = MODELS[contender.model](data)
