@@ -103,8 +103,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def set_accept_enabled(self, enabled: bool) -> None:
         """Accept connections or not; as long as this worker loads what others have, they do."""
-        spared = not self.scoreboard.serves(self.place) and self.scoreboard.others_serve(self.place)
-        super().set_accept_enabled(enabled and not spared)
+        super().set_accept_enabled(enabled and not self._is_spared())
+
+    def _is_spared(self) -> bool:
+        return not self.scoreboard.serves(self.place) and self.scoreboard.others_serve(self.place)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         self.scoreboard.count(self.place, self.nr_conns)
@@ -124,6 +126,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: socket.socket) -> None:
         """Accept what waits; gunicorn accepts one connection between two looks at all others."""
+        if self._is_spared():  # since the last look
+            self.set_accept_enabled(False)
+            return
         for _ in range(AT_ONCE):
             if self._leaves_to_others():
                 return

@@ -178,6 +178,7 @@ def test_ping_is_503_until_all_have_loaded_and_200_while_one_is_replaced(
     server = start(tmp_path, SAGEMAKER_MODEL_SERVER_WORKERS="2")
     wait_until(lambda: server.log.read_text().count("model ready") == 1)
     assert {server.ping() for _ in range(10)} == {503}
+    assert {server.ask({"inputs": "x"}).status_code for _ in range(10)} == {200}
     (tmp_path / "model/go").touch()
     server.wait()
     (tmp_path / "model/go").unlink()
