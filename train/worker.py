@@ -48,6 +48,7 @@ def main() -> int:
         run(job, stop, world)
         with suppress(Stopped):  # this process's part is done
             world.wait_for_leader()
+        world.leave()
     except (Exception, Stopped) as error:
         stop.ignore()
         # Some libraries turn what a signal raised into an error of their own.

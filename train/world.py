@@ -73,6 +73,17 @@ class World:
                 )
         return cls(rank, size, local_rank)
 
+    def leave(self) -> None:
+        """End what `join` began, after the last common call.
+
+        Threads of torch may still let go of its tensors then, for which they need Python: one that
+        asks for it while the interpreter ends would end the process with SIGABRT.
+        """
+        if self.size > 1:
+            from torch import distributed
+
+            distributed.destroy_process_group()
+
     @property
     def leads(self) -> bool:
         """Whether this is the one process that writes."""
@@ -195,6 +206,8 @@ def _wait(call: Callable[[], object]) -> None:
         except BaseException as error:
             done.set_exception(error)
 
-    Thread(target=run, daemon=True).start()
+    thread = Thread(target=run, daemon=True)
+    thread.start()
     with peer_lost():
         done.result()
+    thread.join()

@@ -43,6 +43,7 @@ class Server:
                     "SAGEMAKER_BASE_DIR": str(tree),
                     "SAGEMAKER_BIND_TO_PORT": str(port),
                     "OPTML_HOST": "127.0.0.1",
+                    "TMPDIR": str(log.parent),  # one that is killed leaves its files
                     "SAGEMAKER_MODEL_SERVER_WORKERS": "1",  # however many cores there are
                     **environment,
                 },

@@ -302,6 +302,7 @@ def test_hosts_hold_the_same_rows_out_of_what_they_share(tmp_path: Path) -> None
         "rows = [splits.train.texts, splits.train.labels, held.texts, held.labels]\n"
         "print(len(splits.train), len(held), splits.train.texts[0],"
         " hashlib.sha256(json.dumps(rows).encode()).hexdigest())\n"
+        "world.leave()\n"
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
