@@ -24,11 +24,11 @@ from prometheus_client.multiprocess import mark_process_dead
 from serve.invocation import Servable
 from serve.logs import GunicornLogger
 from serve.memo import Memo
-from serve.memory import share_arenas
 from serve.settings import Settings
 from serve.worker import Worker
 from serve.workers import Scoreboard
 from textmodel.hardware import cpu_count, share_cores
+from textmodel.memory import give_back, share_arenas
 
 __all__ = ["launch"]
 
@@ -177,7 +177,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             log.exception("the model cannot be served; this is a bug in optml")
         else:
             # What is there now stays: to go through it again and again holds all threads up.
-            gc.collect()
+            give_back()
             gc.freeze()
             begin()
             return

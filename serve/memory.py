@@ -1,12 +1,8 @@
-"""Whether another model fits into memory, and how little of it is held."""
+"""Whether another model fits into memory, and whether memory was what an error is about."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import gc
-import os
-import sys
 import traceback
 from pathlib import Path
 
@@ -15,10 +11,7 @@ from serve.errors import causes
 __all__ = [
     "Appetite",
     "forget_frames",
-    "give_back",
     "is_shortage",
-    "resident",
-    "share_arenas",
     "size",
 ]
 
@@ -26,8 +19,6 @@ MARGIN = 64 * 2**20
 """Bytes that stay free for the requests that are answered meanwhile."""
 HIGHEST_FACTOR = 4.0
 """What a model is expected to take at most, in sizes of its files: some read none of them."""
-
-_M_ARENA_MAX = -8  # of malloc.h
 
 _SHORTAGES = (
     # what C++, OpenVINO, Python, CUDA and the kernel call it
@@ -57,33 +48,6 @@ class Appetite:
         """Note the bytes that loading a model took."""
         self._files += size(directory)
         self._taken += max(taken, 0)
-
-
-def resident() -> int:
-    """Return the bytes of memory that this process holds."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def give_back() -> None:
-    """Return to the system what was released."""
-    gc.collect()
-    torch = sys.modules.get("torch")  # not imported for this
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; it would keep most of it
-    if trim is not None:
-        trim(0)
-
-
-def share_arenas(count: int) -> None:
-    """Let all threads have so many of malloc's arenas, unless the user says how many.
-
-    Each keeps much of what was once needed at the same time, and by default a core has eight.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
-    if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
-        mallopt(_M_ARENA_MAX, count)
 
 
 def forget_frames(error: BaseException) -> None:

@@ -15,11 +15,12 @@ from typing import NoReturn
 from serve.errors import BadModel, ModelExists, NoMemory, NoModel, TooLate
 from serve.invocation import Clock, Invocation, Servable
 from serve.memo import Memo
-from serve.memory import Appetite, forget_frames, give_back, is_shortage, resident
+from serve.memory import Appetite, forget_frames, is_shortage
 from serve.servables import servable_for
 from serve.settings import Settings
 from textmodel.artifact import ArtifactError
 from textmodel.hardware import Choice, free_memory
+from textmodel.memory import give_back, resident
 
 __all__ = ["PAGE", "Model", "Models"]
 

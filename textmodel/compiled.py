@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from textmodel.layouts import Shape
+from textmodel.memory import give_back
 
 __all__ = ["Compiled", "openvino_core"]
 
@@ -119,6 +120,7 @@ class Compiled:
             return
         with self._lock:
             self._special[shape] = requests
+        give_back()  # malloc would keep what the compiler needed: about 40 MB for MiniLM
         log.info("batches of the shape %s have a graph of their own now", shape)
 
     def _of_shape(self, shape: Shape) -> Any:

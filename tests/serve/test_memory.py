@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import ctypes
 import errno
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -13,10 +9,7 @@ from serve.memory import (
     HIGHEST_FACTOR,
     MARGIN,
     Appetite,
-    give_back,
     is_shortage,
-    resident,
-    share_arenas,
 )
 
 MB = 2**20
@@ -41,61 +34,6 @@ def test_the_next_one_is_expected_to_take_as_much_within_bounds(
     appetite.learn(model, taken)
     assert appetite.of(model) == MARGIN + factor * MB
     assert HIGHEST_FACTOR == 4
-
-
-def growth() -> tuple[int, int]:
-    """Return by how much memory grows with many blocks, and how much of that stays behind them."""
-    before = resident()
-    blocks = [bytes(b"0" * 50_000) for _ in range(2_000)]  # malloc keeps blocks of this size
-    kept = bytes(b"0" * 50_000)
-    grown = resident() - before
-    blocks.clear()
-    give_back()
-    left = resident() - before
-    assert kept
-    return grown, left
-
-
-def test_released_memory_is_given_back() -> None:
-    # In a process of its own: in this one, blocks may lie where those of earlier tests lay.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        grown, left = process.submit(growth).result()
-    assert grown > 80 * MB
-    assert left < 20 * MB
-
-
-def arenas(limit: int, listing: Path) -> int:
-    """Return how many of malloc's arenas threads that allocate at the same time have."""
-    share_arenas(limit)
-    together = threading.Barrier(16)
-
-    def allocate() -> None:
-        together.wait()
-        blocks = [bytes(50_000) for _ in range(100)]
-        together.wait()
-        assert blocks
-
-    threads = [threading.Thread(target=allocate) for _ in range(together.parties)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    libc = ctypes.CDLL(None)
-    libc.fopen.restype = ctypes.c_void_p
-    file = ctypes.c_void_p(libc.fopen(bytes(listing), b"w"))
-    libc.malloc_info(0, file)
-    libc.fclose(file)
-    return listing.read_text(encoding="ascii").count("<heap nr=")
-
-
-@pytest.mark.parametrize(("of_user", "expected"), [("", 2), ("5", 5)])
-def test_threads_share_arenas_unless_the_user_says_how_many(
-    of_user: str, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if of_user:
-        monkeypatch.setenv("MALLOC_ARENA_MAX", of_user)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        assert process.submit(arenas, 2, tmp_path / "listing").result() == expected
 
 
 @pytest.mark.parametrize(
