@@ -21,10 +21,11 @@ from serve.invocation import PATIENCE, Clock
 from serve.parameters import Parameters
 from serve.records import Record
 from serve.settings import Settings
-from serve.streams import giving_way, shared_streams
+from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
+from textmodel.priority import call_at
 from textmodel.tokenizer import Tokens, characters_of
 
 __all__ = ["Predictor"]
@@ -35,6 +36,9 @@ SMALL = 64
 """Texts up to which a request is mixed with others; a larger one is cut into windows."""
 WINDOW_CHARACTERS = 1_000_000
 """Characters of a window at most, but for its last text."""
+NICENESS = 19
+"""How far the engine's own threads stand back, which else keep the one that accepts connections
+waiting for a core by some milliseconds each time. docs/measured.md has what it gives and costs."""
 
 T = TypeVar("T")
 Result = tuple[NDArray[np.float32], NDArray[np.float32]]
@@ -84,7 +88,8 @@ class Predictor:
             ArtifactError: the model directory cannot be used.
         """
         started = time.monotonic()
-        classifier = giving_way(
+        classifier = call_at(
+            NICENESS,
             load_classifier,
             directory,
             runtime=settings.runtime,

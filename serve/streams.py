@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from queue import SimpleQueue
-from typing import ParamSpec, TypeVar
 
 from textmodel.hardware import cpu_count
 
-__all__ = ["Streams", "giving_way", "shared_streams"]
+__all__ = ["Streams", "shared_streams"]
 
 log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-NICENESS = 5
-"""How far the engine's own threads stand back, which else keep the one that accepts connections
-waiting for a core by some milliseconds each time. docs/measured.md has what it gives and costs."""
 
 
 class Streams:
@@ -51,19 +40,6 @@ class Streams:
             except Exception:  # the thread is not only this model's
                 log.exception("a stream failed; this is a bug in optml")
             del turn  # or an idle thread would keep a model that was unloaded
-
-
-def giving_way(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call a function in a thread that stands back; threads that are made there do so, too."""
-    with ThreadPoolExecutor(1, initializer=_stand_back) as thread:
-        return thread.submit(function, *args, **kwargs).result()
-
-
-def _stand_back() -> None:
-    if sys.platform == "linux":  # elsewhere it is the process that has a priority
-        thread = threading.get_native_id()
-        niceness = os.getpriority(os.PRIO_PROCESS, thread) + NICENESS
-        os.setpriority(os.PRIO_PROCESS, thread, min(niceness, 19))
 
 
 @cache

@@ -15,6 +15,7 @@ import numpy as np
 
 from textmodel.layouts import Shape
 from textmodel.memory import give_back
+from textmodel.priority import call_at, niceness
 
 __all__ = ["Compiled", "openvino_core"]
 
@@ -49,6 +50,7 @@ class Compiled:
         """
         self._graph = graph
         self._options = options
+        self._niceness = niceness()  # that of the engine's threads, whoever has a graph made
         self._general = self._requests(graph)
         self._limit = special
         self._full = full if special else ()
@@ -129,7 +131,9 @@ class Compiled:
         return graph
 
     def _requests(self, graph: Any) -> Requests:
-        compiled = openvino_core().compile_model(graph, "CPU", self._options)
+        compiled = call_at(
+            self._niceness, openvino_core().compile_model, graph, "CPU", self._options
+        )
         requests: Requests = queue.SimpleQueue()
         for _ in range(self._options["NUM_STREAMS"]):
             requests.put(compiled.create_infer_request())

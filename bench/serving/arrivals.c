@@ -69,7 +69,9 @@ int main(int argc, char **arguments) {
       epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event);
     }
     double rest = next - now();
-    int ready = epoll_wait(poll, events, 256, rest > 1 ? (int)rest : 0);
+    rest = rest < 0 ? 0 : rest < 100 ? rest : 100;
+    struct timespec until_next = {.tv_nsec = rest * 1e6};
+    int ready = epoll_pwait2(poll, events, 256, &until_next, NULL);
     for (int i = 0; i < ready; i++) {
       int fd = events[i].data.fd, status = 0;
       if (!connections[fd].sent && write(fd, request, size) == size) {

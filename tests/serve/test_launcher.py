@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import requests
 
 from serve.device import is_lost
 from tests.serve.conftest import Server, Start, wait_until
+from textmodel.hardware import cpu_count
 
 LONG = ["a long text " * 300] * 8
 
@@ -46,6 +49,19 @@ def test_a_server_that_ends_under_load_ends_well(
     lines = server.log.read_text().splitlines()
     assert [line for line in lines if not line.startswith("{")] == []
     assert "was sent" not in server.log.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux")
+def test_the_engine_leaves_the_cores_to_the_thread_that_accepts(
+    start: Start, logistic_model: Path
+) -> None:
+    server = start(logistic_model)
+    server.wait()
+    pid = server.worker()
+    threads = [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    niceness = {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+    assert niceness[pid] == os.getpriority(os.PRIO_PROCESS, 0)
+    assert list(niceness.values()).count(19) >= cpu_count().value
 
 
 def test_a_server_that_ends_while_it_loads_ends_well(start: Start, logistic_model: Path) -> None:

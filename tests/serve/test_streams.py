@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import os
-import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from serve.batcher import Batcher, Job
-from serve.streams import NICENESS, Streams, giving_way, shared_streams
+from serve.streams import Streams, shared_streams
 from textmodel.batching import Padded
 
 
@@ -81,14 +78,3 @@ def test_a_fault_in_a_turn_does_not_end_the_thread(caplog: pytest.LogCaptureFixt
 
 def test_all_models_of_a_process_have_the_same_streams() -> None:
     assert shared_streams() is shared_streams()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
-def test_threads_of_the_engine_stand_back_and_ours_do_not() -> None:
-    def niceness_of_a_thread() -> int:
-        with ThreadPoolExecutor(1) as pool:
-            return pool.submit(os.getpriority, os.PRIO_PROCESS, 0).result()
-
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    assert giving_way(niceness_of_a_thread) == min(before + NICENESS, 19)
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before

@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from textmodel.classifier import load_classifier, load_parts
 from textmodel.compiled import Compiled
 from textmodel.hardware import Choice, precision
 from textmodel.layouts import Shape
+from textmodel.priority import call_at, niceness
 from textmodel.runtime import (
     RUNTIMES,
     OpenVINORuntime,
@@ -105,6 +107,28 @@ def test_shapes_that_come_often_get_graphs_of_their_own_and_make_room_for_those_
         assert busy._making
         busy._making.join()
     assert busy.special == {(1, 100), (1, 200)}
+
+
+def niceness_of_the_engine(tree: Path) -> set[int]:
+    """Return that of all threads that an engine which stands back has in the end."""
+
+    def threads() -> set[int]:
+        return {int(path.name) for path in Path("/proc/self/task").iterdir()}
+
+    before = threads()
+    execute = call_at(niceness() + 3, OpenVINORuntime, Artifact.open(tree / "model"), 0, "bf16")
+    assert come_often(execute, 20).special
+    execute([Tokens([101] * 20)], urgent=True)
+    return {os.getpriority(os.PRIO_PROCESS, thread) - niceness() for thread in threads() - before}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a niceness of their own on Linux")
+def test_threads_of_a_graph_that_is_made_later_stand_back_as_those_of_the_first(
+    logistic_model: Path,
+) -> None:
+    # In a process of its own: in this one, the engine may use threads that it has already.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        assert process.submit(niceness_of_the_engine, logistic_model).result() == {3}
 
 
 def test_shapes_that_are_about_as_common_do_not_take_each_others_place(

@@ -1,0 +1,30 @@
+"""How far threads stand back where cores are scarce: on Linux each has a niceness of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+__all__ = ["call_at", "niceness"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def niceness() -> int:
+    """Return the calling thread's niceness."""
+    return os.getpriority(os.PRIO_PROCESS, 0)
+
+
+def call_at(least: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function in a thread of at least this niceness; those that it starts have it, too."""
+    with ThreadPoolExecutor(1, initializer=_stand_back, initargs=(least,)) as thread:
+        return thread.submit(function, *args, **kwargs).result()
+
+
+def _stand_back(least: int) -> None:
+    if sys.platform == "linux":  # elsewhere it is the process that has a priority
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness(), least))
