@@ -24,9 +24,12 @@ log = logging.getLogger(__name__)
 Requests = queue.SimpleQueue[Any]
 """What executes a graph, as many as may at the same time."""
 
-# A shape is worth a graph of its own if it is that of a quarter of some hundred batches. Of fewer,
+# A shape takes another one's place if it is that of a quarter of some hundred batches. Of fewer,
 # chance would have shapes that are about as common take each other's place again and again.
+# A free place is taken soon, so that memory does not grow after hours.
 _COUNT_EVERY = 64
+_WORTH_A_PLACE = 1 / 4
+_WORTH_A_FREE_PLACE = 1 / 16
 _KEPT = 7 / 8
 
 
@@ -97,9 +100,10 @@ class Compiled:
         """Have a graph made where a shape that lacks one has become common; forget a part."""
         counts = self._counts
         wanted = max(counts.keys() - self._special.keys(), key=counts.__getitem__, default=None)
-        full = len(self._special) >= self._limit
-        replaced = min(self._special, key=counts.__getitem__) if full else None
-        least = max(counts.total() / 4, 2 * counts[replaced] if replaced else 0)
+        least, replaced = _WORTH_A_FREE_PLACE * counts.total(), None
+        if len(self._special) >= self._limit:
+            replaced = min(self._special, key=counts.__getitem__)
+            least = max(_WORTH_A_PLACE * counts.total(), 2 * counts[replaced])
         making = self._making and self._making.is_alive()
         if wanted and counts[wanted] >= least and not making:
             # It is no daemon: an interpreter that ends meanwhile would crash in it.

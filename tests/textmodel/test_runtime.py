@@ -152,6 +152,16 @@ def test_shapes_that_are_about_as_common_do_not_take_each_others_place(
     assert len(made) == len(set(made)) == 2
 
 
+def test_a_free_place_is_taken_soon_so_that_memory_does_not_grow_later(artifact: Artifact) -> None:
+    busy = OpenVINORuntime(artifact, 0, "bf16")._on_streams
+    for length in [60] * 58 + [100] * 6 + [60] * 58 + [100] * 6:
+        with busy.request((1, length), urgent=True):
+            pass
+        if busy._making:
+            busy._making.join()
+    assert busy.special == {(1, 60), (1, 100)}
+
+
 @pytest.mark.parametrize(
     ("precision", "sparing", "small_bytes"),
     [("fp32", False, 2**40), ("bf16", True, 2**40), ("bf16", False, 0)],
