@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
+import os
 import re
 import socket
 import sys
@@ -101,16 +101,12 @@ def refusal(limit: int) -> bytes:
 
 def with_id(answer: bytes) -> bytes:
     """Return an answer with a request id of its own."""
-    return answer.replace(_AN_ID.encode(), _new_id().encode())
+    return answer.replace(_AN_ID.encode(), os.urandom(6).hex().encode())
 
 
 def error(status: str, code: str, message: str, *headers: str) -> bytes:
     """Return an error in the form of all others."""
-    return _error(_new_id(), status, code, message, *headers)
-
-
-def _new_id() -> str:
-    return f"{random.getrandbits(48):012x}"  # os.urandom would give Python's lock away
+    return _error(os.urandom(6).hex(), status, code, message, *headers)
 
 
 def _error(request_id: str, status: str, code: str, message: str, *headers: str) -> bytes:
