@@ -8,12 +8,7 @@ from pathlib import Path
 
 from serve.errors import causes
 
-__all__ = [
-    "Appetite",
-    "forget_frames",
-    "is_shortage",
-    "size",
-]
+__all__ = ["Appetite", "forget_frames", "is_shortage", "size"]
 
 MARGIN = 64 * 2**20
 """Bytes that stay free for the requests that are answered meanwhile."""

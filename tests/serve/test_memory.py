@@ -5,12 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.memory import (
-    HIGHEST_FACTOR,
-    MARGIN,
-    Appetite,
-    is_shortage,
-)
+from serve.memory import HIGHEST_FACTOR, MARGIN, Appetite, is_shortage
 
 MB = 2**20
 

@@ -162,6 +162,17 @@ def test_a_free_place_is_taken_soon_so_that_memory_does_not_grow_later(artifact:
     assert busy.special == {(1, 60), (1, 100)}
 
 
+def test_what_the_compiler_of_a_graph_has_released_is_given_back(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[None] = []
+    monkeypatch.setattr("textmodel.compiled.give_back", lambda: given_back.append(None))
+    execute = OpenVINORuntime(artifact, 0, "bf16")
+    for count, length in enumerate((20, 60), start=1):
+        come_often(execute, length)
+        assert len(given_back) == count
+
+
 @pytest.mark.parametrize(
     ("precision", "sparing", "small_bytes"),
     [("fp32", False, 2**40), ("bf16", True, 2**40), ("bf16", False, 0)],
