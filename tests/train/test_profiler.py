@@ -1,17 +1,24 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import multiprocessing
 import os
 import stat
 import time
 from array import array
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pytest
 
 import train.profiler
 from train.profiler import Profiler
+
+T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +42,43 @@ def work(seconds: float) -> None:
         pass
 
 
-def test_samples_tell_the_phase_and_how_busy_the_cores_were(tmp_path: Path) -> None:
-    with Profiler(tmp_path / "data/profile.csv") as profiler:
+def alone(function: Callable[[Path], T], path: Path) -> T:
+    """Call it in a process where nothing else, such as what an earlier test left, is at work."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as processes:
+        return processes.submit(function, path).result()
+
+
+def sleep_and_work(path: Path) -> None:
+    train.profiler.INTERVAL = 0.05
+    with Profiler(path) as profiler:
         with profiler.phase("reading"):
             time.sleep(0.5)
         with profiler.phase("fitting"):
             work(0.5)
+
+
+def resident_after_sleep(path: Path) -> int:
+    with Profiler(path):
+        time.sleep(0.1)
+    return int(psutil.Process().memory_info().rss)
+
+
+def processor_time_of_sleep(path: Path) -> float:
+    with Profiler(path):
+        time.sleep(0.1)
+        before = time.process_time()
+        time.sleep(3)
+        return time.process_time() - before
+
+
+def test_samples_tell_the_phase_and_how_busy_the_cores_were(tmp_path: Path) -> None:
+    alone(sleep_and_work, tmp_path / "data/profile.csv")
     rows = samples(tmp_path / "data/profile.csv")
-    busy = {
-        phase: max(float(row["cpu_percent"]) for row in rows if row["phase"] == phase)
-        for phase in ("reading", "fitting")
-    }
+    busy = dict.fromkeys(("other", "reading", "fitting"), 0.0)
+    for before, row in itertools.pairwise(rows):
+        seconds = float(row["seconds"]) - float(before["seconds"])
+        busy[row["phase"]] += float(row["cpu_percent"]) * seconds
     assert busy["fitting"] > busy["reading"]
     assert [float(row["seconds"]) for row in rows] == sorted(float(row["seconds"]) for row in rows)
 
@@ -61,10 +94,9 @@ def test_phase_inside_another_takes_its_place_for_a_while(tmp_path: Path) -> Non
 
 
 def test_memory_is_that_of_all_processes(tmp_path: Path) -> None:
-    with Profiler(tmp_path / "profile.csv"):
-        time.sleep(0.1)
+    resident = alone(resident_after_sleep, tmp_path / "profile.csv")
     memory = float(samples(tmp_path / "profile.csv")[-1]["memory_mb"])
-    assert memory == pytest.approx(psutil.Process().memory_info().rss / 1e6, rel=0.2)
+    assert memory == pytest.approx(resident / 1e6, rel=0.2)
 
 
 def test_memory_limit_of_the_container_is_what_counts(tmp_path: Path) -> None:
@@ -176,10 +208,6 @@ def test_only_the_leader_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(tmp_path.iterdir())
 
 
-def test_sampling_takes_next_to_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.profiler.INTERVAL", 1.0)
-    with Profiler(tmp_path / "profile.csv"):
-        time.sleep(0.1)
-        before = time.process_time()
-        time.sleep(3)
-        assert time.process_time() - before < 0.01 * 3 * 2  # 2: for a busy machine
+def test_sampling_takes_next_to_no_time(tmp_path: Path) -> None:
+    used = alone(processor_time_of_sleep, tmp_path / "profile.csv")
+    assert used < 0.01 * 3 * 2  # 2: for a busy machine
