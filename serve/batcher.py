@@ -251,8 +251,7 @@ class Batcher(Generic[Result]):
                     self._execute([item])
             return
         seconds = time.monotonic() - started
-        for item, result in pairs:
-            self._deliver(item, result)
+        self._deliver(pairs)
         lengths = [item.length for item in batch]
         done = Executed(len(batch), sum(lengths), self._batching.executed(lengths), seconds)
         # What a lone short text takes says nothing of how fast full batches are.
@@ -261,14 +260,18 @@ class Batcher(Generic[Result]):
             self._rate = 0.9 * self._rate + 0.1 * rate if self._rate else rate
         self._executed(done)
 
-    def _deliver(self, item: _Item[Result], result: Result) -> None:
-        job = item.job
-        job._results[item.place] = result
+    def _deliver(self, results: Iterable[tuple[_Item[Result], Result]]) -> None:
+        done = []
         with self._changed:
-            job._left -= 1
-            last = job._left == 0
-        if last:
-            job.finished = time.monotonic()
+            for item, result in results:
+                job = item.job
+                job._results[item.place] = result
+                job._left -= 1
+                if not job._left:
+                    done.append(job)
+        now = time.monotonic()
+        for job in done:
+            job.finished = now
             job._done.set()
 
     def _prove(self) -> None:

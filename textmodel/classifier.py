@@ -100,7 +100,8 @@ class TextClassifier:
         """
         if not top_k and threshold is None and top_k is not None:
             if not self.multi_label:
-                return [int(scores.argmax())]
+                values = scores.tolist()
+                return [values.index(max(values))]
             threshold = THRESHOLD
         order = np.argsort(-scores, kind="stable")
         if threshold is not None:

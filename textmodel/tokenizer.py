@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,26 +99,36 @@ def pack(
         `input_ids`, `position_ids` (from 0 within each text), `segments` (the place of the text,
         from 1; of padding 0) and `token_type_ids`, each (rows, width).
     """
-    arrays = np.zeros((4, len(rows), width), np.int64)
+    # Of what numpy has, zeros, arange and the like let other threads have Python's lock, and a
+    # server's may keep it for longer than all of this takes.
+    arrays = np.empty((4, len(rows), width), np.int64)
     input_ids, position_ids, segments, token_type_ids = arrays
-    input_ids[:] = pad_id
+    positions = _positions(width)
     for row, places in enumerate(rows):
         start = 0
+        token_type_ids[row] = 0
         for place in places:
             tokens = batch[place]
             end = start + len(tokens)
             input_ids[row, start:end] = tokens.ids
-            position_ids[row, start:end] = np.arange(len(tokens))
+            position_ids[row, start:end] = positions[: len(tokens)]
             segments[row, start:end] = place + 1
             if tokens.second is not None:
                 token_type_ids[row, start + tokens.second : end] = 1
             start = end
+        input_ids[row, start:] = pad_id
+        position_ids[row, start:] = segments[row, start:] = 0
     return {
         "input_ids": input_ids,
         "position_ids": position_ids,
         "segments": segments,
         "token_type_ids": token_type_ids,
     }
+
+
+@cache
+def _positions(width: int) -> NDArray[np.int64]:
+    return np.arange(width)
 
 
 def _second(type_ids: list[int]) -> int | None:
