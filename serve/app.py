@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import tempfile
 import time
@@ -20,6 +19,7 @@ from serve import metrics, model_routes
 from serve.body import Body
 from serve.device import is_lost
 from serve.errors import NotReady, RequestError, UnsupportedMediaType, UserCodeError, body
+from serve.ids import new_id
 from serve.invocation import ARRIVED, Clock, Invocation, Reply, Servable
 from serve.models import Models
 from serve.settings import Settings
@@ -41,18 +41,26 @@ ACCOUNTED = re.compile("/invocations|/models/[^/]+/invoke")
 
 
 def create_app(
-    model: Servable | Models, settings: Settings, lost: Callable[[], None] = lambda: None
+    model: Servable | Models,
+    settings: Settings,
+    lost: Callable[[], None] = lambda: None,
+    fault: Callable[[], str] | None = None,
 ) -> Flask:
     """Return the WSGI application around a model, which may still be loading, or around many.
 
-    `lost` is called where an error says that this process cannot use its GPU any more.
+    Args:
+        model: what answers.
+        settings: those of this process.
+        lost: called where an error says that this process cannot use its GPU any more.
+        fault: why the server as a whole is not healthy, or empty; that of the model if not given.
     """
     app = Flask("serve")
+    unhealthy = fault or (lambda: model.fault)
 
     @app.route("/ping", methods=["GET", "POST"])
     def ping() -> Response:
-        if model.fault:
-            raise NotReady(model.fault)
+        if reason := unhealthy():
+            raise NotReady(reason)
         return Response(status=200)
 
     @app.post("/invocations")
@@ -78,7 +86,7 @@ def create_app(
     @app.before_request
     def begin() -> None:
         g.started = ARRIVED.get(time.monotonic())
-        g.request_id = os.urandom(6).hex()
+        g.request_id = new_id()
         g.clock = Clock(g.started + settings.timeout, _looker(request.environ))
         metrics.IN_HAND.inc()
 

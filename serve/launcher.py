@@ -106,7 +106,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             served = self._only
             self._unload = served.unload
         self._fault = lambda: self._lost or served.fault or self._others_fault()
-        return create_app(served, settings, self._lose)
+        return create_app(served, settings, self._lose, self._fault)
 
     def _others_fault(self) -> str:
         return "" if self._scoreboard.complete else "another worker is still loading the model"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
 import sys
 from fcntl import ioctl
 from termios import FIONREAD
 
+from serve import sockets
 from serve.errors import body
+from serve.ids import new_id
 
 __all__ = [
     "AHEAD",
@@ -38,7 +39,7 @@ _AN_ID = "0" * 12
 def peek(connection: socket.socket) -> bytes | None:
     """Return the first bytes that wait on a connection; None while there are none."""
     try:
-        return connection.recv(LOOK, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return sockets.peek(connection, LOOK)
     except BlockingIOError:
         return None
     except OSError:
@@ -101,12 +102,12 @@ def refusal(limit: int) -> bytes:
 
 def with_id(answer: bytes) -> bytes:
     """Return an answer with a request id of its own."""
-    return answer.replace(_AN_ID.encode(), os.urandom(6).hex().encode())
+    return answer.replace(_AN_ID.encode(), new_id().encode())
 
 
 def error(status: str, code: str, message: str, *headers: str) -> bytes:
     """Return an error in the form of all others."""
-    return _error(os.urandom(6).hex(), status, code, message, *headers)
+    return _error(new_id(), status, code, message, *headers)
 
 
 def _error(request_id: str, status: str, code: str, message: str, *headers: str) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from serve import metrics, wire
+from serve import metrics, sockets, wire
 from serve.invocation import ARRIVED
 from serve.workers import Scoreboard
 
@@ -133,9 +133,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             if self._leaves_to_others():
                 return
             try:
-                connection, address = listener.accept()
+                connection = sockets.accept(listener)
             except (BlockingIOError, ConnectionAbortedError):
                 return
+            if self._is_full and self._refuse_at_once(connection):
+                continue
+            try:
+                address = connection.getpeername()
+            except OSError:
+                connection.close()
+                continue
             self.nr_conns += 1
             self.scoreboard.count(self.place, self.nr_conns)
             self.enqueue_req(Connection(self.cfg, connection, address, self._address))
@@ -171,7 +178,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif not ahead and conn.seen < there < wire.needed(start):
             conn.look_again(there, wire.needed(start))
             self._wait_for_data(conn)
-        elif self._in_hand >= self.max_requests_in_hand:
+        elif self._is_full:
             self._refuse(conn)
         else:
             self._take(conn, wire.is_whole(start, there))
@@ -284,8 +291,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             return False
         kept = b"http/1.1" in fields and b"\nconnection: close" not in fields and self.alive
         try:
-            conn.sock.recv(len(head) + len(end))
-            conn.sock.send(wire.pong(self.fault(), kept, head.startswith(b"HEAD")))
+            sockets.receive(conn.sock, len(head) + len(end))
+            sockets.send(conn.sock, wire.pong(self.fault(), kept, head.startswith(b"HEAD")))
         except OSError:
             self._close(conn)
             return True
@@ -295,10 +302,23 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._linger(conn)
         return True
 
+    @property
+    def _is_full(self) -> bool:
+        return self._in_hand >= self.max_requests_in_hand
+
+    def _refuse_at_once(self, connection: socket.socket) -> bool:
+        """Refuse a request that is there as a whole, before more is made of its connection."""
+        start = wire.peek(connection) or b""
+        if start.startswith(wire.PINGS) or not wire.is_whole(start, len(start)):
+            return False
+        with contextlib.suppress(OSError):
+            self._tell_full(connection)
+        sockets.close(connection)
+        return True
+
     def _refuse(self, conn: Connection) -> None:
         try:
-            request = conn.sock.recv(2 * wire.LOOK, socket.MSG_DONTWAIT)
-            conn.sock.send(wire.with_id(self._refusal))
+            request = self._tell_full(conn.sock)
         except OSError:
             self._close(conn)
         else:
@@ -306,18 +326,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._close(conn)
             else:
                 self._linger(conn)
+
+    def _tell_full(self, connection: socket.socket) -> bytes:
+        """Refuse a request; return what had come of it, which a close would else cut off."""
         metrics.answered(503, 0.0, {})
         self._refused += 1
         if time.monotonic() - self._reported > REPORTS:
             limit = self.max_requests_in_hand
             log.warning("%d requests were refused, as %d are in hand", self._refused, limit)
             self._refused, self._reported = 0, time.monotonic()
+        request = sockets.receive(connection, 2 * wire.LOOK)
+        sockets.send(connection, wire.with_id(self._refusal))
+        return request
 
     def _tell_stalled(self, conn: Connection) -> None:
         message = "the rest of the request did not come"
         answer = wire.error("408 Request Timeout", "stalled", message, "Connection: close")
         with contextlib.suppress(OSError):
-            conn.sock.send(answer)
+            sockets.send(conn.sock, answer)
         self._linger(conn)
         metrics.answered(408, float(STALLED), {})
 

@@ -123,11 +123,12 @@ class Compiled:
         except (MemoryError, RuntimeError) as error:
             log.warning("no graph for the shape %s alone: %s", shape, error)
             self._limit = 0
-            return
-        with self._lock:
-            self._special[shape] = requests
-        give_back()  # malloc would keep what the compiler needed: about 40 MB for MiniLM
-        log.info("batches of the shape %s have a graph of their own now", shape)
+        else:
+            with self._lock:
+                self._special[shape] = requests
+            log.info("batches of the shape %s have a graph of their own now", shape)
+        finally:
+            give_back()  # malloc would keep what the compiler needed: about 40 MB for MiniLM
 
     def _of_shape(self, shape: Shape) -> Any:
         graph = self._graph.clone()

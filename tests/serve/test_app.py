@@ -92,6 +92,15 @@ def test_an_invocation_before_the_model_is_loaded_is_503() -> None:
     assert (answer.status_code, error(answer)["code"]) == (503, "not_ready")
 
 
+def test_ping_is_503_where_the_model_is_ready_and_the_server_as_a_whole_is_not(
+    model: TextModel,
+) -> None:
+    app = create_app(model, settings(), fault=lambda: "another worker is still loading")
+    answer = app.test_client().get("/ping")
+    assert (answer.status_code, error(answer)["code"]) == (503, "not_ready")
+    assert error(answer)["message"] == "another worker is still loading"
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 def test_ping_is_200_with_an_empty_body_when_the_model_is_ready(
     client: FlaskClient, method: str

@@ -1,0 +1,79 @@
+"""Socket calls that return at once, and keep Python's lock meanwhile.
+
+Python's own give the lock away in each call. The thread that accepts connections would then wait
+for it again, several times for each client that it refuses, while 64 others are busy with it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+
+__all__ = ["accept", "close", "peek", "receive", "send"]
+
+_C = ctypes.PyDLL(None, use_errno=True)  # CDLL is what gives the lock away
+for _function in (_C.recv, _C.send):
+    _function.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_int)
+    _function.restype = ctypes.c_ssize_t
+
+
+def accept(listener: socket.socket) -> socket.socket:
+    """Return the next connection, for calls that do not block.
+
+    Raises:
+        BlockingIOError: there is none.
+        OSError: it is broken already.
+    """
+    flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    number = _checked(_C.accept4(listener.fileno(), None, None, flags))
+    return socket.socket(listener.family, listener.type, listener.proto, number)
+
+
+def close(connection: socket.socket) -> None:
+    """Close a connection; what it has been sent still reaches the client."""
+    _C.close(connection.detach())
+
+
+def peek(connection: socket.socket, size: int) -> bytes:
+    """Return up to so many bytes that wait on a connection, and leave them there.
+
+    Raises:
+        OSError: as `receive`.
+    """
+    return _receive(connection, size, socket.MSG_PEEK)
+
+
+def receive(connection: socket.socket, size: int) -> bytes:
+    """Return up to so many bytes that wait on a connection; none at its end.
+
+    Raises:
+        BlockingIOError: nothing waits.
+        OSError: the connection is broken.
+    """
+    return _receive(connection, size, 0)
+
+
+def send(connection: socket.socket, data: bytes) -> int:
+    """Send what there is room for; return how many bytes that were.
+
+    Raises:
+        BlockingIOError: there is none.
+        OSError: the connection is broken.
+    """
+    flags = socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
+    return _checked(_C.send(connection.fileno(), data, len(data), flags))
+
+
+def _receive(connection: socket.socket, size: int, flags: int) -> bytes:
+    buffer = ctypes.create_string_buffer(size)
+    flags |= socket.MSG_DONTWAIT
+    count = _checked(_C.recv(connection.fileno(), buffer, size, flags))
+    return ctypes.string_at(buffer, count)
+
+
+def _checked(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
