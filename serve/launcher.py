@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import shutil
 import sys
 import threading
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 
 THREADS = 64
 """Requests in hand at a time: as many as a batch is chosen from. They mostly wait."""
+CONNECTIONS = 10_000
+"""At a time; further clients wait until one is closed."""
+OTHER_FILES = 200
+"""Open files that are no connections, and connections that are accepted before they are counted."""
 LEAVE = 3.0
 """Seconds in which a process that ends has let go of its models."""
 LAST_WORDS = 1.0
@@ -75,7 +80,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "worker_class": Worker,
             "workers": self._scoreboard.workers,
             "threads": THREADS,
-            "worker_connections": 10_000,
+            "worker_connections": _most_connections(),
             "keepalive": 75,
             "timeout": 120,
             "graceful_timeout": 25,  # SageMaker kills 30 s after SIGTERM
@@ -183,6 +188,17 @@ class _Application(BaseApplication):  # type: ignore[misc]
             return
         # A container without a model must end, or the endpoint would wait for it in vain.
         _leave(Arbiter.APP_LOAD_ERROR)
+
+
+def _most_connections() -> int:
+    """Return how many connections the limit of open files leaves, and raise that for them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return CONNECTIONS
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    return max(limit - OTHER_FILES, 1)
 
 
 def _leave(code: int) -> NoReturn:

@@ -9,6 +9,7 @@ has come of it stays in the kernel until it is worth a thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import math
 import select
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """Connections that are accepted before others have their turn."""
+NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
+"""What makes it useless to accept again; all else passes (accept(2))."""
 STAY = 0.01
 """Seconds that a thread waits for the next request of a connection before it leaves it."""
 LINGER = 2.0
@@ -134,8 +137,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 return
             try:
                 connection = sockets.accept(listener)
-            except (BlockingIOError, ConnectionAbortedError):
-                return
+            except OSError as error:
+                if error.errno in NO_LISTENER:
+                    raise
+                return  # there is none, it is broken already, or the machine has no room for it
             if self._is_full and self._refuse_at_once(connection):
                 continue
             try:

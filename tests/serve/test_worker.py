@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
@@ -112,6 +114,25 @@ def test_requests_over_the_limit_are_refused_and_ping_is_answered(
     wait_until(lambda: server.ask("a text").status_code == 200)
     assert server.metric('optml_requests_total{status="503"}') >= 1
     assert "requests were refused" in server.log.read_text()
+
+
+def test_more_clients_than_there_may_be_open_files_wait_until_others_are_gone(
+    start: Start, logistic_model: Path
+) -> None:
+    server = start(logistic_model)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (100, 300))
+    server.wait()
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.connect()) for _ in range(400)]
+        clients[0].sendall(post("a text"))
+        assert read_answer(stack.enter_context(clients[0].makefile("rb")))[0] == 200
+        clients[-1].sendall(post("a text", "Connection: close"))
+        time.sleep(1)  # long enough for all that there is room for to be accepted
+        for client in clients[:-1]:
+            client.close()
+        assert read_answer(stack.enter_context(clients[-1].makefile("rb")))[0] == 200
+    assert server.ping() == 200
+    assert "Booting" not in server.log.read_text().partition("model ready")[2]
 
 
 def test_ping_is_answered_while_every_thread_is_busy(server: Server) -> None:
