@@ -26,8 +26,10 @@ Requests = queue.SimpleQueue[Any]
 
 # A shape takes another one's place if it is that of a quarter of some hundred batches. Of fewer,
 # chance would have shapes that are about as common take each other's place again and again.
-# A free place is taken soon, so that memory does not grow after hours.
+# A free place is taken soon, so that memory does not grow after hours, also where batches are
+# rare: those that all cores execute, of a server that is always busy.
 _COUNT_EVERY = 64
+_COUNT_FREE_EVERY = 8
 _WORTH_A_PLACE = 1 / 4
 _WORTH_A_FREE_PLACE = 1 / 16
 _KEPT = 7 / 8
@@ -60,7 +62,7 @@ class Compiled:
         self._lock = threading.Lock()
         self._special: dict[Shape, Requests] = {}
         self._counts = Counter[Shape]()
-        self._until_count = _COUNT_EVERY
+        self._batches = 0
         self._making: threading.Thread | None = None
 
     @property
@@ -82,10 +84,7 @@ class Compiled:
     def _quickest(self, shape: Shape) -> Requests:
         with self._lock:
             if self._limit:
-                self._counts[shape] += 1
-                self._until_count -= 1
-                if not self._until_count:
-                    self._look_at_counts()
+                self._count(shape)
             return self._special.get(shape, self._general)
 
     def _reproducible(self, shape: Shape) -> Requests:
@@ -96,12 +95,23 @@ class Compiled:
                 self._special[shape] = self._requests(self._of_shape(shape))
             return self._special[shape]
 
-    def _look_at_counts(self) -> None:
-        """Have a graph made where a shape that lacks one has become common; forget a part."""
+    def _count(self, shape: Shape) -> None:
+        self._counts[shape] += 1
+        self._batches += 1
+        free = len(self._special) < self._limit
+        if self._batches % (_COUNT_FREE_EVERY if free else _COUNT_EVERY) == 0:
+            self._look_at_counts(free)
+        if self._batches % _COUNT_EVERY == 0:
+            self._counts = Counter(
+                {shape: int(_KEPT * count) for shape, count in self._counts.items() if count > 1}
+            )
+
+    def _look_at_counts(self, free: bool) -> None:
+        """Have a graph made where a shape that lacks one has become common."""
         counts = self._counts
         wanted = max(counts.keys() - self._special.keys(), key=counts.__getitem__, default=None)
-        least, replaced = _WORTH_A_FREE_PLACE * counts.total(), None
-        if len(self._special) >= self._limit:
+        least, replaced = max(_WORTH_A_FREE_PLACE * counts.total(), 2), None
+        if not free:
             replaced = min(self._special, key=counts.__getitem__)
             least = max(_WORTH_A_PLACE * counts.total(), 2 * counts[replaced])
         making = self._making and self._making.is_alive()
@@ -109,10 +119,6 @@ class Compiled:
             # It is no daemon: an interpreter that ends meanwhile would crash in it.
             self._making = threading.Thread(target=self._make, args=(wanted, replaced))
             self._making.start()
-        self._counts = Counter(
-            {shape: int(_KEPT * count) for shape, count in counts.items() if count > 1}
-        )
-        self._until_count = _COUNT_EVERY
 
     def _make(self, shape: Shape, replaced: Shape | None) -> None:
         if replaced:  # before, so that its memory is there to be used again

@@ -162,6 +162,19 @@ def test_a_free_place_is_taken_soon_so_that_memory_does_not_grow_later(artifact:
     assert busy.special == {(1, 60), (1, 100)}
 
 
+def test_a_free_place_is_taken_by_the_most_common_of_the_first_few_batches(
+    artifact: Artifact,
+) -> None:
+    busy = OpenVINORuntime(artifact, 0, "bf16")._on_streams
+    for length in (30, 60, 60, 100, 100, 100, 200, 300):
+        assert not busy._making
+        with busy.request((1, length), urgent=True):
+            pass
+    assert busy._making
+    busy._making.join()
+    assert busy.special == {(1, 100)}
+
+
 def test_what_the_compiler_of_a_graph_has_released_is_given_back(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
