@@ -333,7 +333,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 self._linger(conn)
 
     def _tell_full(self, connection: socket.socket) -> bytes:
-        """Refuse a request; return what had come of it, which a close would else cut off."""
+        """Refuse a request; return what was read of it: unread bytes would cut the answer off."""
         metrics.answered(503, 0.0, {})
         self._refused += 1
         if time.monotonic() - self._reported > REPORTS:

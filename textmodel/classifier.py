@@ -100,7 +100,7 @@ class TextClassifier:
         """
         if not top_k and threshold is None and top_k is not None:
             if not self.multi_label:
-                values = scores.tolist()
+                values = scores.tolist()  # numpy's argmax gives Python's lock away, for each text
                 return [values.index(max(values))]
             threshold = THRESHOLD
         order = np.argsort(-scores, kind="stable")

@@ -110,8 +110,9 @@ class Compiled:
         """Have a graph made where a shape that lacks one has become common."""
         counts = self._counts
         wanted = max(counts.keys() - self._special.keys(), key=counts.__getitem__, default=None)
-        least, replaced = max(_WORTH_A_FREE_PLACE * counts.total(), 2), None
-        if not free:
+        if free:
+            least, replaced = max(_WORTH_A_FREE_PLACE * counts.total(), 2), None
+        else:
             replaced = min(self._special, key=counts.__getitem__)
             least = max(_WORTH_A_PLACE * counts.total(), 2 * counts[replaced])
         making = self._making and self._making.is_alive()

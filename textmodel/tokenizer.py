@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -126,7 +126,7 @@ def pack(
     }
 
 
-@cache
+@lru_cache(64)  # batches have few widths, single texts any
 def _positions(width: int) -> NDArray[np.int64]:
     return np.arange(width)
 

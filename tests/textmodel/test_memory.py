@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
+from tests.processes import alone
 from textmodel.memory import give_back, resident, share_arenas
 
 MB = 2**20
@@ -28,8 +27,7 @@ def growth() -> tuple[int, int]:
 
 def test_released_memory_is_given_back() -> None:
     # In a process of its own: in this one, blocks may lie where those of earlier tests lay.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        grown, left = process.submit(growth).result()
+    grown, left = alone(growth)
     assert grown > 80 * MB
     assert left < 20 * MB
 
@@ -64,5 +62,4 @@ def test_threads_share_arenas_unless_the_user_says_how_many(
 ) -> None:
     if of_user:
         monkeypatch.setenv("MALLOC_ARENA_MAX", of_user)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        assert process.submit(arenas, 2, tmp_path / "listing").result() == expected
+    assert alone(arenas, 2, tmp_path / "listing") == expected

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import sys
 import weakref
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.processes import alone
 from tests.train.trees import messages
 from textmodel import runtime as module
 from textmodel.artifact import Artifact, ArtifactError
@@ -127,8 +127,7 @@ def test_threads_of_a_graph_that_is_made_later_stand_back_as_those_of_the_first(
     logistic_model: Path,
 ) -> None:
     # In a process of its own: in this one, the engine may use threads that it has already.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-        assert process.submit(niceness_of_the_engine, logistic_model).result() == {3}
+    assert alone(niceness_of_the_engine, logistic_model) == {3}
 
 
 def test_shapes_that_are_about_as_common_do_not_take_each_others_place(

@@ -2,23 +2,18 @@ from __future__ import annotations
 
 import csv
 import itertools
-import multiprocessing
 import os
 import stat
 import time
 from array import array
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 import pytest
 
 import train.profiler
+from tests.processes import alone
 from train.profiler import Profiler
-
-T = TypeVar("T")
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +35,6 @@ def work(seconds: float) -> None:
     end = time.process_time() + seconds
     while time.process_time() < end:
         pass
-
-
-def alone(function: Callable[[Path], T], path: Path) -> T:
-    """Call it in a process where nothing else, such as what an earlier test left, is at work."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context) as processes:
-        return processes.submit(function, path).result()
 
 
 def sleep_and_work(path: Path) -> None:
