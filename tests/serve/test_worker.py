@@ -374,7 +374,10 @@ def batch_server(
     logistic_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     server = Server(
-        logistic_model, tmp_path_factory.mktemp("batch") / "log", SAGEMAKER_BATCH="true"
+        logistic_model,
+        tmp_path_factory.mktemp("batch") / "log",
+        SAGEMAKER_BATCH="true",
+        OPTML_PRECISION="fp32",  # has no graphs of single shapes, which take memory once they come
     )
     server.wait()
     yield server
