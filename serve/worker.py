@@ -18,6 +18,7 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from selectors import EVENT_READ
 from typing import Any
@@ -28,6 +29,7 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 from serve import metrics, sockets, wire
 from serve.invocation import ARRIVED
 from serve.workers import Scoreboard
+from textmodel.priority import stand_back
 
 __all__ = ["Worker", "closed", "limit_waiting"]
 
@@ -37,6 +39,8 @@ AT_ONCE = 64
 """Connections that are accepted before others have their turn."""
 NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 """What makes it useless to accept again; all else passes (accept(2))."""
+NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""What passes once others have released something."""
 STAY = 0.01
 """Seconds that a thread waits for the next request of a connection before it leaves it."""
 LINGER = 2.0
@@ -45,11 +49,14 @@ STALE = 0.5
 """Seconds in the queue after which it is worth a look whether the client is still there."""
 STALLED = 60
 """Seconds without a byte after which no thread waits for a client any more."""
+NICENESS = 17
+"""How far the threads of requests stand back. Before the engine's, but hardly: else each of their
+wake-ups interrupts it, or another one of them. docs/measured.md has what that costs."""
 POLITE = 0.005
 """Seconds for which a connection is left to a worker that has fewer, before it is taken all the
 same."""
 REPORTS = 10.0
-"""Seconds between two log lines about refused requests."""
+"""Seconds between two log lines about refused requests, or connections."""
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -89,7 +96,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._uploads = 0  # of those in hand, the ones that threads still read
         self._held: deque[Connection] = deque()  # those in hand that are to be read
         self._refused = 0
-        self._reported = 0.0
+        self._reported = self._had_no_room = 0.0
         self._left = math.inf  # when a connection was left to others
         self._lingering: deque[Connection] = deque()
         self._address = self.sockets[0].getsockname()
@@ -98,6 +105,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def run(self) -> None:
         self._refusal = wire.refusal(self.max_requests_in_hand)
         super().run()
+
+    def get_thread_pool(self) -> ThreadPoolExecutor:
+        """Return the threads that serve requests."""
+        return ThreadPoolExecutor(self.cfg.threads, initializer=stand_back, initargs=(NICENESS,))
 
     def begin(self) -> None:
         """Serve, as the model is there. May be called from another thread."""
@@ -140,7 +151,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             except OSError as error:
                 if error.errno in NO_LISTENER:
                     raise
-                return  # there is none, it is broken already, or the machine has no room for it
+                if error.errno in NO_ROOM:
+                    self._wait_for_room(error)
+                return  # there is none, or it is broken already
             if self._is_full and self._refuse_at_once(connection):
                 continue
             try:
@@ -151,6 +164,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.nr_conns += 1
             self.scoreboard.count(self.place, self.nr_conns)
             self.enqueue_req(Connection(self.cfg, connection, address, self._address))
+
+    def _wait_for_room(self, error: OSError) -> None:
+        if time.monotonic() - self._had_no_room > REPORTS:
+            log.warning("clients have to wait, as no connection can be accepted: %s", error)
+            self._had_no_room = time.monotonic()
+        time.sleep(STAY)  # the listener stays readable, so this would be asked without end
 
     def _leaves_to_others(self) -> bool:
         """Return whether a worker with fewer connections should accept the next one.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-__all__ = ["call_at", "niceness"]
+__all__ = ["call_at", "niceness", "stand_back"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -21,10 +21,11 @@ def niceness() -> int:
 
 def call_at(least: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function in a thread of at least this niceness; those that it starts have it, too."""
-    with ThreadPoolExecutor(1, initializer=_stand_back, initargs=(least,)) as thread:
+    with ThreadPoolExecutor(1, initializer=stand_back, initargs=(least,)) as thread:
         return thread.submit(function, *args, **kwargs).result()
 
 
-def _stand_back(least: int) -> None:
+def stand_back(least: int) -> None:
+    """Give the calling thread, and those that it will start, at least this niceness."""
     if sys.platform == "linux":  # elsewhere it is the process that has a priority
         os.setpriority(os.PRIO_PROCESS, 0, max(niceness(), least))

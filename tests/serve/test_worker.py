@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import resource
 import socket
 import threading
@@ -20,10 +21,11 @@ import requests
 from gunicorn.http import body as gunicorn_body
 from gunicorn.http.unreader import SocketUnreader
 
+from serve import predictor
 from serve.body import Body
 from serve.errors import Stalled
 from serve.launcher import THREADS
-from serve.worker import limit_waiting
+from serve.worker import NICENESS, limit_waiting
 from tests.serve.conftest import ROOT, Server, Start, wait_until
 
 POST = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -135,6 +137,22 @@ def test_more_clients_than_there_may_be_open_files_wait_until_others_are_gone(
     assert "Booting" not in server.log.read_text().partition("model ready")[2]
 
 
+def test_clients_wait_while_no_file_can_be_opened_and_the_log_says_so_now_and_then(
+    start: Start, logistic_model: Path
+) -> None:
+    server = start(logistic_model)
+    server.wait()
+    limits = resource.prlimit(server.worker(), resource.RLIMIT_NOFILE)
+    resource.prlimit(server.worker(), resource.RLIMIT_NOFILE, (3, limits[1]))
+    with server.connect() as client, client.makefile("rb") as stream:
+        client.sendall(post("a text"))
+        wait_until(lambda: "no connection can be accepted" in server.log.read_text())
+        time.sleep(0.2)  # in which it is tried again
+        resource.prlimit(server.worker(), resource.RLIMIT_NOFILE, limits)
+        assert read_answer(stream)[0] == 200
+    assert server.log.read_text().count("no connection can be accepted") == 1
+
+
 def test_ping_is_answered_while_every_thread_is_busy(server: Server) -> None:
     clients = THREADS + 16
     with ThreadPoolExecutor(clients) as pool:
@@ -147,6 +165,17 @@ def test_ping_is_answered_while_every_thread_is_busy(server: Server) -> None:
             assert (ping.status_code, ping.content) == (200, b"")
         for answer in answers:
             assert answer.result().status_code == 200
+
+
+def test_requests_and_the_engine_stand_back_behind_who_accepts_connections(
+    server: Server,
+) -> None:
+    server.ask("a text")
+    worker = server.worker()
+    threads = [int(one.name) for one in Path(f"/proc/{worker}/task").iterdir()]
+    others = [os.getpriority(os.PRIO_PROCESS, one) for one in threads if one != worker]
+    assert os.getpriority(os.PRIO_PROCESS, worker) < NICENESS < predictor.NICENESS
+    assert {NICENESS, predictor.NICENESS} <= set(others)
 
 
 def test_a_small_request_does_not_wait_for_a_large_one(server: Server) -> None:
