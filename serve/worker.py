@@ -41,6 +41,8 @@ NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 """What makes it useless to accept again; all else passes (accept(2))."""
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What passes once others have released something."""
+RETRY = 0.01
+"""Seconds until it is tried again to accept a connection that there was no room for."""
 STAY = 0.01
 """Seconds that a thread waits for the next request of a connection before it leaves it."""
 LINGER = 2.0
@@ -169,7 +171,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if time.monotonic() - self._had_no_room > REPORTS:
             log.warning("clients have to wait, as no connection can be accepted: %s", error)
             self._had_no_room = time.monotonic()
-        time.sleep(STAY)  # the listener stays readable, so this would be asked without end
+        time.sleep(RETRY)  # the listener stays readable, so this would be asked without end
 
     def _leaves_to_others(self) -> bool:
         """Return whether a worker with fewer connections should accept the next one.

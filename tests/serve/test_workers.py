@@ -135,7 +135,12 @@ def test_others_serve_while_one_loads() -> None:
 def pair(logistic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of two processes, which its tests leave as it was."""
     log = tmp_path_factory.mktemp("pair") / "log"
-    server = Server(logistic_model, log, SAGEMAKER_MODEL_SERVER_WORKERS="2")
+    server = Server(
+        logistic_model,
+        log,
+        SAGEMAKER_MODEL_SERVER_WORKERS="2",
+        OPTML_PRECISION="fp32",  # graphs of single shapes, which come later, give other last bits
+    )
     server.wait()
     yield server
     server.end()
@@ -167,11 +172,7 @@ def test_metrics_are_those_of_all_processes(pair: Server) -> None:
 
 
 def test_each_process_answers_the_same(pair: Server) -> None:
-    for text in ("Wildfire closes the highway", "what a nice day"):
-        answers = [pair.ask(text).json()[0] for _ in range(20)]
-        assert len({answer["label"] for answer in answers}) == 1
-        for answer in answers:  # up to the last bits: a process may have got a faster graph
-            assert answer["score"] == pytest.approx(answers[0]["score"], abs=0.02)
+    assert len({pair.ask("a text").text for _ in range(20)}) == 1
 
 
 def test_ping_is_503_until_all_have_loaded_and_200_while_one_is_replaced(
