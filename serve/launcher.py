@@ -22,6 +22,8 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 from prometheus_client.multiprocess import mark_process_dead
 
+from serve import metrics
+from serve.doorman import Doorman, Passage
 from serve.invocation import Servable
 from serve.logs import GunicornLogger
 from serve.memo import Memo
@@ -74,6 +76,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
         self._unload: Callable[[], None] = lambda: None
         super().__init__()
 
+    def run(self) -> None:
+        """Serve until a signal."""
+        Doorman(self, self._scoreboard, self._settings.max_requests).run()
+
     def load_config(self) -> None:
         options = {
             "bind": f"{self._settings.host}:{self._settings.port}",
@@ -88,6 +94,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
             "control_socket_disable": True,
             "logger_class": GunicornLogger,
             "pre_fork": self._place,
+            "post_fork": lambda server, worker: server.let_go(),
             "post_worker_init": self._begin,
             "worker_exit": self._end,
             "child_exit": self._forget,
@@ -121,9 +128,11 @@ class _Application(BaseApplication):  # type: ignore[misc]
         taken = [other.place for other in server.WORKERS.values()]
         worker.scoreboard, worker.place = self._scoreboard, self._scoreboard.free_place(taken)
         self._scoreboard.clear(worker.place)
+        worker.passage = Passage()
 
     def _forget(self, server: Arbiter, worker: Worker) -> None:
         """Take a worker that is gone off the scoreboard, and off what counts what is now."""
+        worker.passage.close()
         self._scoreboard.clear(worker.place)
         if self._scoreboard.workers > 1:
             mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
@@ -142,6 +151,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         worker.fault = self._fault
         worker.max_requests_in_hand = self._settings.max_requests
+        metrics.watch_refusals(self._scoreboard.newly_refused)
         if self._only is None:
             worker.begin()
             log.info("the server is ready; POST /models loads a model")

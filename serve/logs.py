@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import sys
 import time
 from typing import Any
@@ -12,7 +13,10 @@ from typing import Any
 from gunicorn import glogging
 from gunicorn.arbiter import Arbiter
 
-__all__ = ["GunicornLogger", "log_to_stdout"]
+__all__ = ["GunicornLogger", "Seldom", "log_to_stdout"]
+
+REPORTS = 10.0
+"""Seconds between two lines about what may happen thousands of times a second."""
 
 _OWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
@@ -32,6 +36,20 @@ class _Lines(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class Seldom:
+    """Tells whether it is time for another line of a kind."""
+
+    def __init__(self) -> None:
+        self._last = -math.inf
+
+    def __call__(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < REPORTS:
+            return False
+        self._last = now
+        return True
 
 
 class GunicornLogger(glogging.Logger):  # type: ignore[misc]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import WeakSet
 
@@ -19,7 +19,16 @@ from prometheus_client import (
 
 from serve.batcher import Batcher, Executed
 
-__all__ = ["CONTENT_TYPE", "IN_HAND", "answered", "batch_executed", "exposition", "watch_queue"]
+__all__ = [
+    "CONTENT_TYPE",
+    "IN_HAND",
+    "answered",
+    "batch_executed",
+    "exposition",
+    "refused",
+    "watch_queue",
+    "watch_refusals",
+]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -38,6 +47,7 @@ _WAITING = Gauge(
     "optml_waiting_tokens", "Tokens that wait for the engine", multiprocess_mode="livesum"
 )
 _queues: WeakSet[Batcher[Any]] = WeakSet()
+_elsewhere: list[Callable[[], int]] = []
 IN_HAND = Gauge(
     "optml_requests_in_hand", "Requests that are being answered", multiprocess_mode="livesum"
 )
@@ -49,6 +59,16 @@ def answered(status: int, seconds: float, phases: Mapping[str, float]) -> None:
     _LATENCY.observe(seconds)
     for phase, spent in phases.items():
         _PHASE[phase].inc(spent)
+
+
+def refused(number: int = 1) -> None:
+    """Count requests that were refused unread."""
+    _REQUESTS.labels("503").inc(number)
+
+
+def watch_refusals(newly: Callable[[], int]) -> None:
+    """Have those count, too, that another process has refused since `newly` was last called."""
+    _elsewhere.append(newly)
 
 
 def batch_executed(batch: Executed) -> None:
@@ -69,6 +89,8 @@ def watch_queue(batcher: Batcher[Any]) -> None:
 def exposition() -> bytes:
     """Return all metrics in Prometheus's text format."""
     _count_waiting()
+    for newly_refused in _elsewhere:
+        refused(newly_refused())
     if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:  # see share_metrics
         return generate_latest()
     registry = CollectorRegistry()

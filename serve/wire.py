@@ -8,6 +8,7 @@ import socket
 import sys
 from fcntl import ioctl
 from termios import FIONREAD
+from typing import NamedTuple
 
 from serve import sockets
 from serve.errors import body
@@ -15,11 +16,12 @@ from serve.ids import new_id
 
 __all__ = [
     "AHEAD",
-    "PINGS",
+    "Ping",
     "error",
     "is_whole",
     "needed",
     "peek",
+    "ping",
     "pong",
     "refusal",
     "waiting",
@@ -30,8 +32,8 @@ LOOK = 8192
 """Bytes of a request that are looked at."""
 AHEAD = 2**18
 """Bytes of a request that wait in the kernel, at most, until a thread reads it."""
-PINGS = (b"GET /ping ", b"HEAD /ping", b"POST /ping")
 
+_PINGS = (b"GET /ping ", b"HEAD /ping ", b"POST /ping ")
 _LENGTH = re.compile(rb"\ncontent-length: *(\d{1,12}) *\r")
 _AN_ID = "0" * 12
 
@@ -80,6 +82,30 @@ def is_whole(start: bytes, there: int) -> bool:
 def _size(fields: bytes, head: int) -> int:
     length = _LENGTH.search(fields)
     return head + (int(length[1]) if length else 0)
+
+
+class Ping(NamedTuple):
+    """A health check."""
+
+    size: int
+    """Its bytes."""
+    kept: bool
+    """Whether its client wants to use the connection again."""
+    head: bool
+    """Whether it is to be answered without a body."""
+
+
+def ping(start: bytes) -> Ping | None:
+    """Return the health check that a request is, if it is there as a whole and has no body."""
+    if not start.startswith(_PINGS):
+        return None
+    head, end, _ = start.partition(b"\r\n\r\n")
+    fields = head.lower() + b"\r"
+    has_length = b"\ncontent-length:" in fields and b"\ncontent-length: 0\r" not in fields
+    if not end or has_length or b"\ntransfer-encoding:" in fields:
+        return None
+    kept = b"http/1.1" in fields and b"\nconnection: close" not in fields
+    return Ping(len(head) + len(end), kept, head.startswith(b"HEAD"))
 
 
 def pong(fault: str, kept: bool, head: bool) -> bytes:

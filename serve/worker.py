@@ -27,7 +27,10 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serve import metrics, sockets, wire
+from serve.doorman import RETRY, Passage
 from serve.invocation import ARRIVED
+from serve.logs import Seldom
+from serve.refusals import Refusals
 from serve.workers import Scoreboard
 from textmodel.priority import stand_back
 
@@ -37,12 +40,12 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """Connections that are accepted before others have their turn."""
+REOPEN = 1 / 2
+"""The part of what may be in hand below which a worker that was full accepts connections again."""
 NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
 """What makes it useless to accept again; all else passes (accept(2))."""
 NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 """What passes once others have released something."""
-RETRY = 0.01
-"""Seconds until it is tried again to accept a connection that there was no room for."""
 STAY = 0.01
 """Seconds that a thread waits for the next request of a connection before it leaves it."""
 LINGER = 2.0
@@ -57,8 +60,6 @@ wake-ups interrupts it, or another one of them. docs/measured.md has what that c
 POLITE = 0.005
 """Seconds for which a connection is left to a worker that has fewer, before it is taken all the
 same."""
-REPORTS = 10.0
-"""Seconds between two log lines about refused requests, or connections."""
 
 
 class Connection(TConn):  # type: ignore[misc]
@@ -85,11 +86,12 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
-    """The launcher sets `fault`, `max_requests_in_hand`, and the worker's place among others."""
+    """The launcher sets what is not set here."""
 
     alive: bool
     scoreboard: Scoreboard
     place: int
+    passage: Passage
     fault: Callable[[], str] = staticmethod(lambda: "the model is still being loaded")
     max_requests_in_hand = 512
 
@@ -97,15 +99,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self._in_hand = 0
         self._uploads = 0  # of those in hand, the ones that threads still read
         self._held: deque[Connection] = deque()  # those in hand that are to be read
-        self._refused = 0
-        self._reported = self._had_no_room = 0.0
+        self._shut = False  # to new connections, as this worker is full
+        self._is_time_for_no_room = Seldom()
         self._left = math.inf  # when a connection was left to others
         self._lingering: deque[Connection] = deque()
         self._address = self.sockets[0].getsockname()
         super().init_process()
 
     def run(self) -> None:
-        self._refusal = wire.refusal(self.max_requests_in_hand)
+        self._refusals = Refusals(self.max_requests_in_hand, metrics.refused)
+        self.poller.register(self.passage.inside, EVENT_READ, self._take_passed)
         super().run()
 
     def get_thread_pool(self) -> ThreadPoolExecutor:
@@ -118,14 +121,17 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.method_queue.defer(lambda: None)  # wakes the thread that accepts connections
 
     def set_accept_enabled(self, enabled: bool) -> None:
-        """Accept connections or not; as long as this worker loads what others have, they do."""
-        super().set_accept_enabled(enabled and not self._is_spared())
+        """Accept connections or not. As long as this worker loads what others have, they do, and
+        after all were full the doorman does."""
+        super().set_accept_enabled(enabled and not self._shut and not self._is_spared())
 
     def _is_spared(self) -> bool:
         return not self.scoreboard.serves(self.place) and self.scoreboard.others_serve(self.place)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         self.scoreboard.count(self.place, self.nr_conns)
+        if self._shut and not self.fault():
+            self.scoreboard.note_healthy(self.place)
         if self.scoreboard.workers > 1:
             self._give_up_if_broken()
         super().wait_for_and_dispatch_events(timeout)
@@ -146,7 +152,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.set_accept_enabled(False)
             return
         for _ in range(AT_ONCE):
-            if self._leaves_to_others():
+            if self._shut or self._leaves_to_others():
                 return
             try:
                 connection = sockets.accept(listener)
@@ -156,21 +162,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]
                 if error.errno in NO_ROOM:
                     self._wait_for_room(error)
                 return  # there is none, or it is broken already
-            if self._is_full and self._refuse_at_once(connection):
-                continue
-            try:
-                address = connection.getpeername()
-            except OSError:
-                connection.close()
-                continue
-            self.nr_conns += 1
-            self.scoreboard.count(self.place, self.nr_conns)
-            self.enqueue_req(Connection(self.cfg, connection, address, self._address))
+            self._admit(connection)
+
+    def _take_passed(self, passage: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(AT_ONCE):
+                connection = self.passage.take()
+                self.scoreboard.note_taken(self.place)
+                self._admit(connection)
+
+    def _admit(self, connection: socket.socket) -> None:
+        try:
+            address = connection.getpeername()
+        except OSError:
+            connection.close()
+            return
+        self.nr_conns += 1
+        self.scoreboard.count(self.place, self.nr_conns)
+        self.enqueue_req(Connection(self.cfg, connection, address, self._address))
 
     def _wait_for_room(self, error: OSError) -> None:
-        if time.monotonic() - self._had_no_room > REPORTS:
+        if self._is_time_for_no_room():
             log.warning("clients have to wait, as no connection can be accepted: %s", error)
-            self._had_no_room = time.monotonic()
         time.sleep(RETRY)  # the listener stays readable, so this would be asked without end
 
     def _leaves_to_others(self) -> bool:
@@ -199,8 +212,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._wait_for_data(conn)
         elif not start:
             self._close(conn)
-        elif not ahead and start.startswith(wire.PINGS) and self._answer_ping(conn, start):
-            pass
+        elif not ahead and (ping := wire.ping(start)):
+            self._answer_ping(conn, ping)
         elif not ahead and conn.seen < there < wire.needed(start):
             conn.look_again(there, wire.needed(start))
             self._wait_for_data(conn)
@@ -214,7 +227,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         conn.forget()
         if conn.parser is None:
             limit_waiting(conn.sock, STALLED)
-        self._in_hand += 1
+        self._count_in_hand(+1)
         conn.whole = whole
         conn.data_ready = True
         conn.arrived = time.monotonic()
@@ -236,7 +249,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         )
 
     def finish_request(self, conn: Connection, fs: Any) -> None:
-        self._in_hand -= 1
+        self._count_in_hand(-1)
         self._uploads -= not conn.whole
         if self._held and self._uploads < self._most_uploads:
             self._submit(self._held.popleft())
@@ -306,64 +319,38 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         start = wire.peek(conn.sock) or b""
         return wire.is_whole(start, wire.waiting(conn.sock, start))
 
-    def _answer_ping(self, conn: Connection, request: bytes) -> bool:
-        """Answer a request that is there as a whole and has no body; return whether it was."""
-        head, end, _ = request.partition(b"\r\n\r\n")
-        fields = head.lower()
-        path = (*head.split(b" ", 2), b"")[1]
-        if not end or path != b"/ping" or b"\ntransfer-encoding:" in fields:
-            return False
-        if b"\ncontent-length:" in fields and b"\ncontent-length: 0\r" not in fields + b"\r":
-            return False
-        kept = b"http/1.1" in fields and b"\nconnection: close" not in fields and self.alive
+    def _answer_ping(self, conn: Connection, ping: wire.Ping) -> None:
+        kept = ping.kept and self.alive
         try:
-            sockets.receive(conn.sock, len(head) + len(end))
-            sockets.send(conn.sock, wire.pong(self.fault(), kept, head.startswith(b"HEAD")))
+            sockets.receive(conn.sock, ping.size)
+            sockets.send(conn.sock, wire.pong(self.fault(), kept, ping.head))
         except OSError:
             self._close(conn)
-            return True
+            return
         if kept:
             self._keep(conn)
         else:
             self._linger(conn)
-        return True
 
     @property
     def _is_full(self) -> bool:
         return self._in_hand >= self.max_requests_in_hand
 
-    def _refuse_at_once(self, connection: socket.socket) -> bool:
-        """Refuse a request that is there as a whole, before more is made of its connection."""
-        start = wire.peek(connection) or b""
-        if start.startswith(wire.PINGS) or not wire.is_whole(start, len(start)):
-            return False
-        with contextlib.suppress(OSError):
-            self._tell_full(connection)
-        sockets.close(connection)
-        return True
+    def _count_in_hand(self, change: int) -> None:
+        self._in_hand += change
+        self.scoreboard.note_in_hand(self.place, self._in_hand)
+        shut = self._in_hand > REOPEN * self.max_requests_in_hand if self._shut else self._is_full
+        if shut != self._shut:
+            self._shut = shut
+            self.scoreboard.shut(self.place, shut)
+            self.set_accept_enabled(self.alive and not shut)
 
     def _refuse(self, conn: Connection) -> None:
-        try:
-            request = self._tell_full(conn.sock)
-        except OSError:
+        request = self._refusals.tell(conn.sock)
+        if wire.is_whole(request, len(request)):
             self._close(conn)
         else:
-            if wire.is_whole(request, len(request)):
-                self._close(conn)
-            else:
-                self._linger(conn)
-
-    def _tell_full(self, connection: socket.socket) -> bytes:
-        """Refuse a request; return what was read of it: unread bytes would cut the answer off."""
-        metrics.answered(503, 0.0, {})
-        self._refused += 1
-        if time.monotonic() - self._reported > REPORTS:
-            limit = self.max_requests_in_hand
-            log.warning("%d requests were refused, as %d are in hand", self._refused, limit)
-            self._refused, self._reported = 0, time.monotonic()
-        request = sockets.receive(connection, 2 * wire.LOOK)
-        sockets.send(connection, wire.with_id(self._refusal))
-        return request
+            self._linger(conn)
 
     def _tell_stalled(self, conn: Connection) -> None:
         message = "the rest of the request did not come"
