@@ -109,6 +109,7 @@ class Batcher(Generic[Result]):
         proof: Sized | None = None,
         executed: Callable[[Executed], None] = lambda batch: None,
         threads: Streams | None = None,
+        anywhere: bool = False,
     ) -> None:
         """Make an empty one.
 
@@ -119,6 +120,8 @@ class Batcher(Generic[Result]):
             proof: a text that is known to be executed; if it no longer is, the engine is broken.
             executed: called after each batch.
             threads: those that batches are executed on; `streams` of its own if not given.
+            anywhere: whether other threads may execute, too: then a lone text is executed by the
+                one that submits it.
         """
         self.broken = False
         """Whether the engine fails at what it could do before."""
@@ -130,6 +133,7 @@ class Batcher(Generic[Result]):
         self._executed = executed
         self._threads = threads or Streams(streams)
         self._own_threads = threads is None
+        self._anywhere = anywhere
         self._scheduled = 0  # turns of threads that are to come or in hand
         self._waiting: deque[_Item[Result]] = deque()
         self._window: list[_Item[Result]] = []  # the oldest of all that wait, oldest first
@@ -148,6 +152,8 @@ class Batcher(Generic[Result]):
     def submit(self, job: Job[Result], admitted: bool = False) -> None:
         """Queue the texts of a small request, or of the last part of a large one.
 
+        A lone text may be executed already when this returns.
+
         Args:
             job: the texts.
             admitted: whether an earlier part of the request was: then this one is not refused.
@@ -161,7 +167,13 @@ class Batcher(Generic[Result]):
             self._admit(tokens, self._small_tokens, job.deadline, admitted)
             self._small_tokens += tokens
             self._waiting.extend(items)
-            self._schedule(len(items))
+            lone = self._anywhere and len(items) == 1 and not self._scheduled
+            if lone:
+                self._scheduled += 1
+            else:
+                self._schedule(len(items))
+        if lone:
+            self._threads.run(self._turn)
 
     def submit_bulk(self, job: Job[Result], owner: object = None, admitted: bool = False) -> None:
         """Queue a part of a large request, in batches that are cut already.

@@ -115,6 +115,7 @@ class Predictor:
             proof=proof[0],
             executed=metrics.batch_executed,
             threads=shared_streams(),
+            anywhere=runtime.anywhere,
         )
         metrics.watch_queue(self._batcher)
         log.info(

@@ -21,12 +21,27 @@ class Streams:
     def __init__(self, count: int) -> None:
         self._count = count
         self._turns: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._left = 0  # turns that have not come to their end
         for number in range(count):
             threading.Thread(target=self._work, name=f"stream-{number}", daemon=True).start()
 
     def submit(self, turn: Callable[[], None]) -> None:
         """Have a thread call `turn` once it is free."""
+        with self._lock:
+            self._left += 1
         self._turns.put(turn)
+
+    def run(self, turn: Callable[[], None]) -> None:
+        """Call `turn` here and now if nothing else is to be called, which spares its caller two
+        changes of threads; else submit it."""
+        with self._lock:
+            idle = not self._left
+            self._left += 1
+        if idle:
+            self._call(turn)
+        else:
+            self._turns.put(turn)
 
     def close(self) -> None:
         """End the threads after what is submitted already."""
@@ -35,11 +50,16 @@ class Streams:
 
     def _work(self) -> None:
         while turn := self._turns.get():
-            try:
-                turn()
-            except Exception:  # the thread is not only this model's
-                log.exception("a stream failed; this is a bug in optml")
+            self._call(turn)
             del turn  # or an idle thread would keep a model that was unloaded
+
+    def _call(self, turn: Callable[[], None]) -> None:
+        try:
+            turn()
+        except Exception:  # the thread is not only this model's
+            log.exception("a stream failed; this is a bug in optml")
+        with self._lock:
+            self._left -= 1
 
 
 @cache

@@ -69,8 +69,8 @@ class _PackedRows:
         self._names = names
         self._pad_id = pad_id
         self._packed = packed
-        # What is shorter than 32 tokens is no faster on all cores.
-        self._lone_least = 32 if special else 8
+        # One width of lone texts has a graph of its own, so let it be that of most short ones.
+        self._lone_least = 24 if special else 8
         self.batching: Batching = packed
         self.full: Collection[Shape] = {
             (packed.rows, packed.tokens),
@@ -84,7 +84,7 @@ class _PackedRows:
     def arrays(self, texts: Sequence[Tokens], lone: bool = False) -> Arrays:
         rows, width = self._packed.arranged([len(text) for text in texts])
         if lone and len(rows) == 1:
-            width = rounded(sum(map(len, texts)), digits=2, least=self._lone_least)
+            width = max(rounded(sum(map(len, texts)), digits=2, least=8), self._lone_least)
         return _named(pack(texts, rows, self._pad_id, width), self._names)
 
     def unpadded(self, text: Tokens) -> Arrays:

@@ -50,6 +50,8 @@ class Runtime(Protocol):
     """How many batches are worth running at the same time."""
     batching: Batching
     """Which texts are worth running together."""
+    anywhere: bool
+    """Whether any thread may call it; else let it be few, as each has something kept for it."""
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:
         """Return the encoder's output, (batch, features).
@@ -73,6 +75,8 @@ _SMALL_BYTES = 200_000_000
 
 class OpenVINORuntime:
     """An OpenVINO graph, on the cores of this container."""
+
+    anywhere = True
 
     def __init__(
         self, artifact: Artifact, pad_id: int, precision: str, sparing: bool = False
@@ -160,6 +164,7 @@ class TorchRuntime:
     """The Hugging Face weights of the directory, on one GPU (or, slowly, on the CPU)."""
 
     streams = 1
+    anywhere = False
     batching: Batching = Padded(texts=64, tokens=16384, cut_tokens=65536)
 
     def __init__(self, artifact: Artifact, pad_id: int, device: str, precision: str) -> None:

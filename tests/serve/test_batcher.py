@@ -75,8 +75,9 @@ def after(batcher: Batcher[int], gate: Gate, *jobs: Job[int]) -> list[list[int]]
 # Answers
 
 
-def test_many_clients_each_get_their_own_answer() -> None:
-    batcher = Batcher(sums, streams=4, batching=Padded(8))
+@pytest.mark.parametrize("anywhere", [False, True])
+def test_many_clients_each_get_their_own_answer(anywhere: bool) -> None:
+    batcher = Batcher(sums, streams=4, batching=Padded(8), anywhere=anywhere)
 
     def ask(number: int) -> bool:
         texts = [[number, position] for position in range(number % 5 + 1)]
@@ -104,6 +105,41 @@ def test_a_request_without_texts_is_done_at_once() -> None:
 
 
 # What is executed together
+
+
+def test_a_lone_text_is_executed_by_the_thread_that_submits_it_if_any_may() -> None:
+    def caller(batch: Batch) -> list[int]:
+        return [threading.get_ident()] * len(batch)
+
+    here = threading.get_ident()
+    anywhere = Batcher(caller, streams=2, batching=Padded(8), anywhere=True)
+    assert submit(anywhere, [[1]]).results() == [here]
+    assert here not in submit(anywhere, [[1], [2]]).results()
+    assert here not in submit_bulk(anywhere, [[1]]).results()
+    assert here not in submit(Batcher(caller, streams=2, batching=Padded(8)), [[1]]).results()
+
+
+def test_a_text_that_is_not_alone_waits_for_its_turn_wherever_it_may_be_executed(
+    gate: Gate,
+) -> None:
+    batcher = Batcher(gate, streams=1, batching=Padded(8), anywhere=True)
+    with ThreadPoolExecutor(1) as other:
+        first = other.submit(submit, batcher, [[7]])
+        assert gate.entered.acquire(timeout=60)
+        waiting = [submit(batcher, [[1]]), submit(batcher, [[2]])]  # returns at once
+        gate.open.set()
+        assert first.result().results() == [7]
+    assert [job.results() for job in waiting] == [[1], [2]]
+    assert gate.batches == [[1], [1, 1]]
+
+
+def test_a_text_that_fails_where_it_is_submitted_fails_as_any_other() -> None:
+    def failing(batch: Batch) -> list[int]:
+        raise ValueError("no")
+
+    batcher = Batcher(failing, streams=1, batching=Padded(8), anywhere=True)
+    with pytest.raises(ValueError, match="no"):
+        submit(batcher, [[1]]).results()
 
 
 def test_a_lone_text_runs_at_once_and_alone(gate: Gate) -> None:

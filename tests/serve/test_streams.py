@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from queue import SimpleQueue
 
 import pytest
 
@@ -73,6 +74,41 @@ def test_a_fault_in_a_turn_does_not_end_the_thread(caplog: pytest.LogCaptureFixt
     threads.submit(done.set)
     assert done.wait(60)
     assert "RuntimeError: secret" in caplog.text
+    threads.close()
+
+
+def test_a_turn_is_called_in_place_where_nothing_else_is_to_be_called() -> None:
+    threads, callers = Streams(1), SimpleQueue[str]()
+    hold, held = threading.Event(), threading.Event()
+
+    def note() -> None:
+        callers.put(threading.current_thread().name)
+
+    def occupy() -> None:
+        held.set()
+        assert hold.wait(60)
+
+    threads.run(note)
+    assert callers.get(timeout=60) == threading.current_thread().name
+    threads.submit(occupy)
+    assert held.wait(60)
+    threads.run(note)
+    hold.set()
+    assert callers.get(timeout=60) == "stream-0"
+    threads.close()
+
+
+def test_a_fault_in_a_turn_that_is_called_in_place_does_not_reach_the_caller(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken() -> None:
+        raise RuntimeError("secret")
+
+    threads, called = Streams(1), threading.Event()
+    threads.run(broken)
+    assert "RuntimeError: secret" in caplog.text
+    threads.run(called.set)
+    assert called.is_set()
     threads.close()
 
 

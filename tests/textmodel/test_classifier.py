@@ -29,6 +29,7 @@ class Lengths:
     """A runtime that answers each text with its first token and the width of its batch."""
 
     streams = 2
+    anywhere = True
     batching: Batching = Padded(4, cut_tokens=4)
 
     def __call__(self, batch: Sequence[Tokens], *, urgent: bool = False) -> NDArray[np.float32]:

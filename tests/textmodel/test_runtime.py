@@ -97,7 +97,7 @@ def test_shapes_that_come_often_get_graphs_of_their_own_and_make_room_for_those_
 ) -> None:
     execute = OpenVINORuntime(artifact, 0, "bf16")
     assert not execute._on_all_cores.special
-    assert come_often(execute, 20).special == {(1, 32)}
+    assert come_often(execute, 20).special == {(1, 24)}
     assert come_often(execute, 60).special == {(1, 64)}
     busy = execute._on_streams
     for length in (60, 100, 200):
@@ -107,6 +107,16 @@ def test_shapes_that_come_often_get_graphs_of_their_own_and_make_room_for_those_
         assert busy._making
         busy._making.join()
     assert busy.special == {(1, 100), (1, 200)}
+
+
+@pytest.mark.parametrize(
+    ("length", "width"), [(2, 24), (24, 24), (25, 32), (33, 48), (65, 96), (100, 128)]
+)
+def test_lone_texts_have_few_widths_the_least_of_which_does_for_most_short_ones(
+    artifact: Artifact, length: int, width: int
+) -> None:
+    layout = OpenVINORuntime(artifact, 0, "bf16")._layout
+    assert layout.arrays([Tokens([101] * length)], lone=True)["input_ids"].shape == (1, width)
 
 
 def niceness_of_the_engine(tree: Path) -> set[int]:
