@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from bench.serving import ROOT
 from bench.serving.environments import TORCH
 from bench.serving.models import ONNX_PACKAGES, TORCHSERVE_PACKAGES
 
@@ -40,6 +42,8 @@ class Contender:
     """The answer's JSON to a label."""
     ping: str | None = None
     """The route of health checks."""
+    tree: Path = ROOT
+    """Where the optml that it runs lies."""
     needs: tuple[str, ...] = ()
     """Programs that must be on PATH."""
 

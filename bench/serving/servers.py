@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from bench.serving import CACHE, ROOT, Unavailable
+from bench.serving import CACHE, Unavailable
 from bench.serving.contenders import CONTENDERS, Contender
 from bench.serving.environments import environment
 from bench.serving.models import LABELS, MODELS
@@ -127,7 +127,7 @@ def running(
         "cores": str(len(os.sched_getaffinity(0))),
     }
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("OPTML_")}
-    variables |= {key: value.format(**places) for key, value in contender.variables.items()}
+    own_variables = {key: value.format(**places) for key, value in contender.variables.items()}
     log = CACHE / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     # What a server leaves in a temporary directory, such as the number of its process, must not
@@ -141,8 +141,8 @@ def running(
         started = time.monotonic()
         process = subprocess.Popen(
             [part.format(**places) for part in contender.command],
-            cwd=ROOT if not contender.packages else scratch,
-            env=inherited | own | variables,
+            cwd=contender.tree if not contender.packages else scratch,
+            env=inherited | own | own_variables | variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
