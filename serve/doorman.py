@@ -22,6 +22,8 @@ from serve.workers import Scoreboard
 
 __all__ = ["Doorman", "Passage"]
 
+AT_ONCE = 64
+"""Connections that are accepted before there is a look at all else."""
 LOOK_AGAIN = 0.02
 """Seconds without a client after which it is looked whether workers accept again."""
 PATIENCE = 0.1
@@ -44,16 +46,15 @@ class Passage:
         """Pass a connection on. Raises OSError where too many wait, or the worker is gone."""
         socket.send_fds(self._outside, [b"."], [connection.fileno()])
 
-    def take(self) -> socket.socket:
-        """Return a connection that was passed on.
+    def take(self) -> socket.socket | None:
+        """Return a connection that was passed on; None where it is lost, for want of open files.
 
         Raises:
-            BlockingIOError: there is none.
-            OSError: it is lost, as too many files are open.
+            BlockingIOError: no other one was passed on.
         """
         _, numbers, _, _ = socket.recv_fds(self.inside, 1, 1)
         if not numbers:
-            raise OSError("a connection did not get through")
+            return None
         os.set_inheritable(numbers[0], False)
         return socket.socket(fileno=numbers[0])
 
@@ -151,7 +152,9 @@ class Doorman(Arbiter):  # type: ignore[misc]
             self._poll.register(number, select.EPOLLIN)
 
     def _accept(self, listener: socket.socket) -> None:
-        while self._board.all_shut:
+        for _ in range(AT_ONCE):
+            if not self._board.all_shut:
+                return
             try:
                 connection = sockets.accept(listener)
             except BlockingIOError:
@@ -185,15 +188,19 @@ class Doorman(Arbiter):  # type: ignore[misc]
                 sockets.send(connection, wire.pong("", False, ping.head))
             return
         is_request = not ping and wire.is_whole(start, len(start))
-        has_room = worker and (not is_request or self._board.load(worker.place) < self._limit)
-        if not (worker and has_room and self._passed_on(connection, worker)):
+        if not (worker and self._passed_on(connection, worker, is_request)):
             self._refusals.tell(connection)
 
     def _least_busy(self) -> _Worker | None:
         serving = [worker for worker in self.WORKERS.values() if self._board.serves(worker.place)]
         return min(serving, key=lambda worker: self._board.load(worker.place), default=None)
 
-    def _passed_on(self, connection: socket.socket, worker: _Worker) -> bool:
+    def _passed_on(self, connection: socket.socket, worker: _Worker, is_request: bool) -> bool:
+        """Pass a connection on if there is room for it, and return whether there is."""
+        if self._board.connections(worker.place) >= self.cfg.worker_connections:
+            return False
+        if is_request and self._board.load(worker.place) >= self._limit:
+            return False
         try:
             worker.passage.give(connection)
         except OSError:

@@ -27,7 +27,7 @@ from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from serve import metrics, sockets, wire
-from serve.doorman import RETRY, Passage
+from serve.doorman import AT_ONCE, RETRY, Passage
 from serve.invocation import ARRIVED
 from serve.logs import Seldom
 from serve.refusals import Refusals
@@ -38,8 +38,6 @@ __all__ = ["Worker", "closed", "limit_waiting"]
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 64
-"""Connections that are accepted before others have their turn."""
 REOPEN = 1 / 2
 """The part of what may be in hand below which a worker that was full accepts connections again."""
 NO_LISTENER = (errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP)
@@ -165,11 +163,12 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self._admit(connection)
 
     def _take_passed(self, passage: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BlockingIOError):
             for _ in range(AT_ONCE):
                 connection = self.passage.take()
                 self.scoreboard.note_taken(self.place)
-                self._admit(connection)
+                if connection is not None:
+                    self._admit(connection)
 
     def _admit(self, connection: socket.socket) -> None:
         try:

@@ -123,6 +123,10 @@ class Scoreboard:
         """Return whether a worker that serves has fewer connections than that."""
         return any(0 <= other < connections for other in self._connections)
 
+    def connections(self, place: int) -> int:
+        """Return how many connections the worker at a place has."""
+        return self._connections[place]
+
     def note_in_hand(self, place: int, requests: int) -> None:
         """Note how many requests the worker at a place has in hand."""
         self._in_hand[place] = requests

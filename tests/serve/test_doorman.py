@@ -203,9 +203,13 @@ def test_a_connection_goes_through_a_passage_with_what_has_come_on_it() -> None:
         theirs.sendall(b"a request")
         passage.give(ours)
         ours.close()
-        with passage.take() as taken:
+        taken = passage.take()
+        assert taken is not None
+        with taken:
             assert taken.recv(100) == b"a request"
             assert not taken.get_inheritable()
+        passage._outside.send(b".")  # what arrives where no more files may be open
+        assert passage.take() is None
     finally:
         passage.close()
         theirs.close()
