@@ -46,7 +46,7 @@ class Passage:
         """Pass a connection on. Raises OSError where too many wait, or the worker is gone."""
         socket.send_fds(self._outside, [b"."], [connection.fileno()])
 
-    def take(self) -> socket.socket | None:
+    def take(self) -> sockets.Client | None:
         """Return a connection that was passed on; None where it is lost, for want of open files.
 
         Raises:
@@ -56,7 +56,7 @@ class Passage:
         if not numbers:
             return None
         os.set_inheritable(numbers[0], False)
-        return socket.socket(fileno=numbers[0])
+        return sockets.Client(fileno=numbers[0])
 
     def close(self) -> None:
         """Let go of it, as the worker is gone or another one."""

@@ -6,11 +6,19 @@ for it again, several times for each client that it refuses, while 64 others are
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import socket
+from typing import TYPE_CHECKING
 
-__all__ = ["accept", "close", "peek", "receive", "send"]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+__all__ = ["Client", "accept", "close", "peek", "receive", "send"]
+
+LARGE = 2**16
+"""Bytes that are copied while others wait for the lock, at most."""
 
 _C = ctypes.PyDLL(None, use_errno=True)  # CDLL is what gives the lock away
 for _function in (_C.recv, _C.send):
@@ -18,7 +26,33 @@ for _function in (_C.recv, _C.send):
     _function.restype = ctypes.c_ssize_t
 
 
-def accept(listener: socket.socket) -> socket.socket:
+class Client(socket.socket):
+    """A connection that keeps the lock in what gunicorn calls, unless it has to wait."""
+
+    def setblocking(self, flag: bool) -> None:
+        """Have calls wait or not; only a change is a call of the system."""
+        if flag != self.getblocking():
+            super().setblocking(flag)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        """Return what waits, or wait."""
+        if size <= LARGE:
+            with contextlib.suppress(BlockingIOError):
+                return _receive(self, size, flags)
+        return super().recv(size, flags)
+
+    def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
+        """Send what there is room for, and wait with the rest."""
+        sent = 0
+        if isinstance(data, bytes) and len(data) <= LARGE:
+            with contextlib.suppress(BlockingIOError):
+                sent = send(self, data)
+            if sent == len(data):
+                return
+        super().sendall(memoryview(data)[sent:], flags)
+
+
+def accept(listener: socket.socket) -> Client:
     """Return the next connection, for calls that do not block.
 
     Raises:
@@ -27,7 +61,7 @@ def accept(listener: socket.socket) -> socket.socket:
     """
     flags = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     number = _checked(_C.accept4(listener.fileno(), None, None, flags))
-    return socket.socket(listener.family, listener.type, listener.proto, number)
+    return Client(listener.family, listener.type, listener.proto, number)
 
 
 def close(connection: socket.socket) -> None:

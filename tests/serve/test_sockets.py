@@ -4,11 +4,13 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from serve import sockets
 from serve.ids import new_id
+from serve.worker import limit_waiting
 
 
 def test_a_connection_is_accepted_read_answered_and_closed() -> None:
@@ -45,9 +47,10 @@ def test_no_call_waits_or_kills_the_process_where_the_client_does_not_read_or_is
         sockets.peek(ours, 10)
 
 
-def test_python_lock_is_kept() -> None:
+@pytest.mark.parametrize("call", ["peek", "client"])
+def test_python_lock_is_kept(call: str) -> None:
     """Another thread that wants it all the time gets it once in a switch interval at most."""
-    ours, theirs = socket.socketpair()
+    theirs, ours = client_pair()
     turns, over = 0, threading.Event()
 
     def want() -> None:
@@ -63,12 +66,60 @@ def test_python_lock_is_kept() -> None:
         try:
             before, started = turns, time.monotonic()
             for _ in range(20_000):
-                sockets.peek(theirs, 1)
+                if call == "peek":
+                    sockets.peek(theirs, 1)
+                else:
+                    theirs.sendall(b"b")
+                    theirs.setblocking(True)
+                    assert theirs.recv(1, socket.MSG_PEEK) == b"a"
+                    assert sockets.receive(ours, 1) == b"b"
             rate = (turns - before) / (time.monotonic() - started)
         finally:
             over.set()
             thread.join()
     assert rate < 2000  # 200 at the default interval of 5 ms; thousands with `recv` of Python
+
+
+def client_pair() -> tuple[sockets.Client, socket.socket]:
+    ours, theirs = socket.socketpair()
+    return sockets.Client(fileno=ours.detach()), theirs
+
+
+@pytest.mark.parametrize("size", [5, sockets.LARGE, sockets.LARGE + 1, 2**24])
+def test_all_is_sent_and_received_however_much_it_is(size: int) -> None:
+    data = os.urandom(size)
+    ours, theirs = client_pair()
+    with ours, theirs, ThreadPoolExecutor(1) as other:
+        sending = other.submit(ours.sendall, data)
+        assert theirs.recv(size, socket.MSG_WAITALL) == data
+        sending.result()
+        sending = other.submit(theirs.sendall, data)
+        received = bytearray()
+        while len(received) < size:
+            received += ours.recv(size)
+        assert received == data
+        sending.result()
+        ours.sendall(memoryview(data)[:5])
+        assert theirs.recv(5) == data[:5]
+
+
+def test_a_client_that_is_silent_or_gone_is_told_as_by_any_connection() -> None:
+    ours, theirs = client_pair()
+    with ours:
+        limit_waiting(ours, 0.05)
+        with pytest.raises(BlockingIOError):
+            ours.recv(10)
+        ours.setblocking(False)
+        assert not os.get_blocking(ours.fileno())
+        with pytest.raises(BlockingIOError):
+            ours.recv(10)
+        ours.setblocking(True)
+        ours.setblocking(True)
+        assert os.get_blocking(ours.fileno())
+        theirs.close()
+        assert ours.recv(10) == b""
+        with pytest.raises(BrokenPipeError):
+            ours.sendall(b"a")
 
 
 def test_a_process_that_is_forked_has_ids_of_its_own() -> None:
