@@ -129,6 +129,7 @@ def _watch(
     counts: Counter[str],
     faults: list[str],
 ) -> None:
+    told = 0
     while (now := time.monotonic()) < deadline:
         if server.process.poll() is not None:
             raise RuntimeError(f"the server ended with status {server.process.returncode}")
@@ -139,6 +140,9 @@ def _watch(
                 f"{len(faults):>6} wrong{samples[-1][1].anonymous:>9.1f} MB",
                 flush=True,
             )
+            for fault in faults[told : told + SHOWN_FAULTS]:
+                print(f"WRONG: {fault}", flush=True)
+            told = len(faults)
         time.sleep(max(0.0, min(SAMPLE_S, deadline - now)))
 
 
