@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ import requests
 from serve import workers
 from serve.workers import Scoreboard, worker_count
 from tests.serve.conftest import Server, Start, settings, wait_until
+from tests.serve.test_worker import post, read_answer
 from textmodel.hardware import Choice, cpu_count, share_cores
 
 GB = 2**30
@@ -151,15 +153,15 @@ def connections(process: psutil.Process) -> int:
 
 
 def test_connections_are_shared_out_evenly(pair: Server) -> None:
-    opened = [pair.connect() for _ in range(20)]
     processes = psutil.Process(pair.process.pid).children()
     assert len(processes) == 2
-    try:
-        wait_until(lambda: sum(map(connections, processes)) >= len(opened))
+    with ExitStack() as stack:
+        for _ in range(20):
+            connection = stack.enter_context(pair.connect())
+            connection.sendall(post("a text"))
+            assert read_answer(stack.enter_context(connection.makefile("rb")))[0] == 200
+        assert sum(map(connections, processes)) >= 20
         assert min(map(connections, processes)) >= 8
-    finally:
-        for connection in opened:
-            connection.close()
 
 
 def test_metrics_are_those_of_all_processes(pair: Server) -> None:
