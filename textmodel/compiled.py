@@ -117,8 +117,11 @@ class Compiled:
             least = max(_WORTH_A_PLACE * counts.total(), 2 * counts[replaced])
         making = self._making and self._making.is_alive()
         if wanted and counts[wanted] >= least and not making:
-            # It is no daemon: an interpreter that ends meanwhile would crash in it.
-            self._making = threading.Thread(target=self._make, args=(wanted, replaced))
+            # No daemon, as the thread that has it made may be: an interpreter that ends meanwhile
+            # would crash in it.
+            self._making = threading.Thread(
+                target=self._make, args=(wanted, replaced), daemon=False
+            )
             self._making.start()
 
     def _make(self, shape: Shape, replaced: Shape | None) -> None:

@@ -289,6 +289,44 @@ def test_signal_after_models_came_and_went_is_handled(logistic_model: Path) -> N
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
+ENDS_MEANWHILE = """
+import sys, threading, time
+from pathlib import Path
+from textmodel.artifact import Artifact
+from textmodel.compiled import Compiled, openvino_core
+from textmodel.runtime import OpenVINORuntime
+from textmodel.tokenizer import Tokens
+
+def slowly(self, shape):
+    end = time.monotonic() + 1.5
+    while time.monotonic() < end:
+        any_shape.create_infer_request()
+    return of_shape(self, shape)
+
+execute = OpenVINORuntime(Artifact.open(Path(sys.argv[1])), 0, "bf16")
+any_shape = openvino_core().compile_model(execute._on_all_cores._graph, "CPU", {})
+of_shape, Compiled._of_shape = Compiled._of_shape, slowly
+
+def come_often():
+    for _ in range(20):
+        execute([Tokens([101] * 20)], urgent=True)
+
+stream = threading.Thread(target=come_often, daemon=True)
+stream.start()
+stream.join()
+assert execute._on_all_cores._making.is_alive()
+print("the end")
+"""
+
+
+def test_an_interpreter_that_ends_while_a_graph_is_made_for_a_stream_ends_well(
+    logistic_model: Path,
+) -> None:
+    command = [sys.executable, "-c", ENDS_MEANWHILE, str(logistic_model / "model")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "the end\n"), done.stderr
+
+
 def test_choices_are_told_with_their_reasons(artifact: Artifact) -> None:
     _, choices = load_runtime(artifact, 0, "openvino", "fp32")
     told = {choice.name: str(choice) for choice in choices}
