@@ -1,7 +1,7 @@
 """Socket calls that return at once, and keep Python's lock meanwhile.
 
-Python's own give the lock away in each call. The thread that accepts connections would then wait
-for it again, several times for each client that it refuses, while 64 others are busy with it.
+Python's own give the lock away in each call. The thread that accepts connections, and those that
+serve requests, would then wait for it again several times for each client, while 64 others have it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 The platform takes a container that does not answer /ping within 2 s for dead, and a client that is
 to be refused should know soon. Both are answered by the thread that accepts connections, whatever
-the other threads wait for. And none of those waits for a request that is still on its way: what
-has come of it stays in the kernel until it is worth a thread.
+the other threads wait for, and of a full server by the doorman, where a connection is new. And none
+of those threads waits for a request that is still on its way: what has come of it stays in the
+kernel until it is worth a thread.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ class Scoreboard:
         self._connections = _shared(len(self._places))
         self._in_hand = _shared(len(self._places))
         self._shut = _shared(len(self._places))
+        # Two counters, as each number may be written by one process only.
         self._passed_on, self._taken = _shared(len(self._places)), _shared(len(self._places))
         self._healthy = _shared(len(self._places))
         self._complete, self._refused, self._counted = _shared(1), _shared(1), _shared(1)

@@ -17,7 +17,7 @@ import pytest
 from serve import workers
 from serve.doorman import PATIENCE, Passage
 from serve.workers import Scoreboard
-from tests.serve.conftest import Server, Start, wait_until
+from tests.serve.conftest import Server, Start, connections, wait_until
 from tests.serve.test_worker import CHUNKED, post, read_answer
 
 LIMIT = 4
@@ -56,12 +56,6 @@ def finish(connection: socket.socket) -> int:
         return read_answer(stream)[0]
 
 
-def send(server: Server, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    with server.connect() as connection, connection.makefile("rb") as stream:
-        connection.sendall(request)
-        return read_answer(stream)
-
-
 def test_refusals_and_health_checks_wait_for_no_worker(fill: Fill) -> None:
     server = fill()
     assert server.ping() == 200
@@ -71,11 +65,13 @@ def test_refusals_and_health_checks_wait_for_no_worker(fill: Fill) -> None:
         refused = server.ask("a text", timeout=5)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
         assert server.ping() == 200
+        wait_until(lambda: server.ping() == 0)  # as nothing was heard of the worker any more
     finally:
         worker.resume()
+    wait_until(lambda: server.ping() == 200)
 
 
-def test_health_checks_are_a_workers_again_if_it_was_not_heard_of_for_a_moment(
+def test_a_worker_is_healthy_for_a_moment_after_it_was_found_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     board = Scoreboard(1)
@@ -112,7 +108,7 @@ def test_a_request_whose_rest_does_not_come_soon_is_a_workers(
     with server.connect() as connection, connection.makefile("rb") as stream:
         connection.sendall(request[:50])
         worker = psutil.Process(server.worker())
-        wait_until(lambda: _clients(worker) > LIMIT)
+        wait_until(lambda: connections(worker) > LIMIT)
         while in_hand:
             assert finish(in_hand.pop()) == 200
         connection.sendall(request[50:])
@@ -137,20 +133,18 @@ def test_a_silent_client_of_a_full_server_is_answered_when_it_asks_later(
     server = fill()
     with server.connect() as silent, silent.makefile("rb") as stream:
         worker = psutil.Process(server.worker())
-        wait_until(lambda: _clients(worker) > LIMIT)
+        wait_until(lambda: connections(worker) > LIMIT)
         while in_hand:
             assert finish(in_hand.pop()) == 200
         silent.sendall(post("a text"))
         assert read_answer(stream)[0] == 200
 
 
-def _clients(worker: psutil.Process) -> int:
-    return sum(one.status == psutil.CONN_ESTABLISHED for one in worker.net_connections("tcp"))
-
-
 def test_a_large_request_is_refused_without_cutting_the_answer_off(fill: Fill) -> None:
     server = fill()
-    status, headers, body = send(server, post("a text " * 500_000))
+    with server.connect() as connection, connection.makefile("rb") as stream:
+        connection.sendall(post("a text " * 500_000))
+        status, headers, body = read_answer(stream)
     assert (status, headers["retry-after"]) == (503, "1")
     assert b"overloaded" in body
 

@@ -16,7 +16,7 @@ import requests
 
 from serve import workers
 from serve.workers import Scoreboard, worker_count
-from tests.serve.conftest import Server, Start, settings, wait_until
+from tests.serve.conftest import Server, Start, connections, settings, wait_until
 from tests.serve.test_worker import post, read_answer
 from textmodel.hardware import Choice, cpu_count, share_cores
 
@@ -146,10 +146,6 @@ def pair(logistic_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     server.wait()
     yield server
     server.end()
-
-
-def connections(process: psutil.Process) -> int:
-    return sum(one.status == psutil.CONN_ESTABLISHED for one in process.net_connections("tcp"))
 
 
 def test_connections_are_shared_out_evenly(pair: Server) -> None:
