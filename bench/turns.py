@@ -5,7 +5,8 @@ is compared are the turns of one round: the median of their ratios shows 2 % whe
 measured one after the other differ by 10 % between two runs.
 
 A server is NAME=CONTENDER, of those in bench/serving/contenders.py, with @DIRECTORY the version of
-optml that lies there, and with ,VARIABLE=VALUE that in its environment. Ratios are to the first:
+optml that lies there, by its .venv if it has one, and with ,VARIABLE=VALUE that in its environment.
+Ratios are to the first:
 
     python -m bench.turns DATA before=ours-int8@../before now=ours-int8 --clients 1 --clients 32
 
@@ -54,7 +55,11 @@ class Candidate:
                 f"{contender!r} is none of {', '.join(CONTENDERS)}: {text}"
             )
         known = CONTENDERS[contender]
-        known = replace(known, tree=Path(tree).resolve()) if tree else known
+        if tree:
+            directory = Path(tree).resolve()
+            own = directory / ".venv/bin/python"
+            python = str(own) if own.exists() else known.command[0]
+            known = replace(known, tree=directory, command=(python, *known.command[1:]))
         return cls(name, known, dict(variable.split("=", 1) for variable in variables))
 
 

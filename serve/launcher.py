@@ -10,7 +10,6 @@ import logging
 import os
 import resource
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -47,8 +46,6 @@ LEAVE = 3.0
 """Seconds in which a process that ends has let go of its models."""
 LAST_WORDS = 1.0
 """Seconds in which a process without a GPU answers what has failed, before it is replaced."""
-SWITCH_INTERVAL = 0.0005
-"""Seconds that a thread may keep Python's lock from the one that accepts connections."""
 
 
 def launch(settings: Settings, workers: int) -> None:
@@ -144,7 +141,6 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def _begin(self, worker: Worker) -> None:
         share_cores(self._scoreboard.workers)
-        sys.setswitchinterval(SWITCH_INTERVAL)
         share_arenas(cpu_count().value)
         # torch and its like count the machine's cores, of which a container may have a few.
         threads = max(1, cpu_count().value // self._settings.handler_threads)

@@ -25,7 +25,7 @@ from serve.streams import shared_streams
 from serve.tasks import TASKS, Failure, Several, Task
 from textmodel.artifact import ArtifactError
 from textmodel.classifier import WINDOW_TEXTS, TextClassifier, load_classifier
-from textmodel.priority import call_at
+from textmodel.priority import FARTHEST, call_at
 from textmodel.tokenizer import Tokens, characters_of
 
 __all__ = ["Predictor"]
@@ -36,7 +36,7 @@ SMALL = 64
 """Texts up to which a request is mixed with others; a larger one is cut into windows."""
 WINDOW_CHARACTERS = 1_000_000
 """Characters of a window at most, but for its last text."""
-NICENESS = 19
+NICENESS = FARTHEST
 """How far the engine's own threads stand back, which else keep the one that accepts connections
 waiting for a core by some milliseconds each time. docs/measured.md has what it gives and costs."""
 

@@ -13,6 +13,8 @@ import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from socket import _SendableFile
+
     from _typeshed import ReadableBuffer
 
 __all__ = ["Client", "accept", "close", "peek", "receive", "send"]
@@ -27,18 +29,36 @@ for _function in (_C.recv, _C.send):
 
 
 class Client(socket.socket):
-    """A connection that keeps the lock in what gunicorn calls, unless it has to wait."""
+    """A connection that keeps the lock in what gunicorn calls, unless it has to wait.
+
+    So the kernel, too, is told only then for how long a call may wait.
+    """
+
+    _limit: float | None = None
+    _told: float | None = -1.0  # what the kernel was told; nothing yet
+
+    def settimeout(self, value: float | None) -> None:
+        """Have calls that wait do so for so many seconds, not at all, or without a limit (None)."""
+        self._limit = value
+
+    def gettimeout(self) -> float | None:
+        """Return what was set last."""
+        return self._limit
 
     def setblocking(self, flag: bool) -> None:
-        """Have calls wait or not; only a change is a call of the system."""
-        if flag != self.getblocking():
-            super().setblocking(flag)
+        """Have calls wait or not."""
+        self._limit = None if flag else 0.0
+
+    def getblocking(self) -> bool:
+        """Return whether calls wait."""
+        return self._limit != 0.0
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         """Return what waits, or wait."""
         if size <= LARGE:
             with contextlib.suppress(BlockingIOError):
                 return _receive(self, size, flags)
+        self._tell()
         return super().recv(size, flags)
 
     def sendall(self, data: ReadableBuffer, flags: int = 0) -> None:
@@ -49,7 +69,18 @@ class Client(socket.socket):
                 sent = send(self, data)
             if sent == len(data):
                 return
+        self._tell()
         super().sendall(memoryview(data)[sent:], flags)
+
+    def sendfile(self, file: _SendableFile, offset: int = 0, count: int | None = None) -> int:
+        """Send a file, and wait."""
+        self._tell()
+        return super().sendfile(file, offset, count)
+
+    def _tell(self) -> None:
+        if self._told != self._limit:
+            super().settimeout(self._limit)
+            self._told = self._limit
 
 
 def accept(listener: socket.socket) -> Client:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
-__all__ = ["call_at", "niceness", "stand_back"]
+__all__ = ["FARTHEST", "call_at", "niceness", "stand_back"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+FARTHEST = 19
+"""The highest niceness."""
 
 
 def niceness() -> int:
@@ -26,6 +30,14 @@ def call_at(least: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwa
 
 
 def stand_back(least: int) -> None:
-    """Give the calling thread, and those that it will start, at least this niceness."""
+    """Give the calling thread, and those that it will start, at least this niceness.
+
+    Where the kernel allows it, they interrupt no thread when they wake, except those at FARTHEST,
+    which run only while no others want to (sched(7)).
+    """
     if sys.platform == "linux":  # elsewhere it is the process that has a priority
-        os.setpriority(os.PRIO_PROCESS, 0, max(niceness(), least))
+        level = max(niceness(), least)
+        os.setpriority(os.PRIO_PROCESS, 0, level)
+        with contextlib.suppress(OSError):
+            policy = os.SCHED_IDLE if level == FARTHEST else os.SCHED_BATCH
+            os.sched_setscheduler(0, policy, os.sched_param(0))

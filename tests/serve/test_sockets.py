@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,7 @@ def test_python_lock_is_kept(call: str) -> None:
                 else:
                     theirs.sendall(b"b")
                     theirs.setblocking(True)
+                    theirs.settimeout(2)
                     assert theirs.recv(1, socket.MSG_PEEK) == b"a"
                     assert sockets.receive(ours, 1) == b"b"
             rate = (turns - before) / (time.monotonic() - started)
@@ -109,17 +111,44 @@ def test_a_client_that_is_silent_or_gone_is_told_as_by_any_connection() -> None:
         limit_waiting(ours, 0.05)
         with pytest.raises(BlockingIOError):
             ours.recv(10)
-        ours.setblocking(False)
-        assert not os.get_blocking(ours.fileno())
-        with pytest.raises(BlockingIOError):
-            ours.recv(10)
-        ours.setblocking(True)
-        ours.setblocking(True)
-        assert os.get_blocking(ours.fileno())
         theirs.close()
         assert ours.recv(10) == b""
         with pytest.raises(BrokenPipeError):
             ours.sendall(b"a")
+
+
+def test_a_call_waits_as_long_as_was_set_last() -> None:
+    ours, theirs = client_pair()
+    with ours, theirs:
+        ours.setblocking(False)
+        assert (ours.getblocking(), ours.gettimeout()) == (False, 0.0)
+        with pytest.raises(BlockingIOError):
+            ours.recv(10)
+        ours.settimeout(0.05)
+        assert (ours.getblocking(), ours.gettimeout()) == (True, 0.05)
+        with pytest.raises(TimeoutError):
+            ours.recv(10)
+        with pytest.raises(TimeoutError):
+            ours.sendall(b"a" * 2**24)
+        ours.setblocking(True)
+        assert (ours.getblocking(), ours.gettimeout()) == (True, None)
+        with ThreadPoolExecutor(1) as other:
+            received = other.submit(ours.recv, 10)
+            time.sleep(0.2)
+            assert not received.done()
+            theirs.sendall(b"an answer")
+            assert received.result() == b"an answer"
+
+
+def test_a_file_is_sent_as_a_whole_to_a_client_that_reads_slowly(tmp_path: Path) -> None:
+    file = tmp_path / "answer"
+    file.write_bytes(os.urandom(2**23))
+    ours, theirs = client_pair()
+    with ours, theirs, file.open("rb") as opened, ThreadPoolExecutor(1) as other:
+        sending = other.submit(ours.sendfile, opened, 0, 2**23)
+        time.sleep(0.1)
+        assert theirs.recv(2**23, socket.MSG_WAITALL) == file.read_bytes()
+        assert sending.result() == 2**23
 
 
 def test_a_process_that_is_forked_has_ids_of_its_own() -> None:

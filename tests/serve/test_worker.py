@@ -175,9 +175,12 @@ def test_requests_and_the_engine_stand_back_behind_who_accepts_connections(
     others = set()
     for thread in Path(f"/proc/{worker}/task").iterdir():
         with suppress(ProcessLookupError):  # it has just ended
-            others.add(os.getpriority(os.PRIO_PROCESS, int(thread.name)))
+            number = int(thread.name)
+            policy = os.sched_getscheduler(number)
+            others.add((os.getpriority(os.PRIO_PROCESS, number), policy))
     assert os.getpriority(os.PRIO_PROCESS, worker) < NICENESS < predictor.NICENESS
-    assert {NICENESS, predictor.NICENESS} <= others
+    assert os.sched_getscheduler(worker) == os.SCHED_OTHER
+    assert {(NICENESS, os.SCHED_BATCH), (predictor.NICENESS, os.SCHED_IDLE)} <= others
 
 
 def test_a_small_request_does_not_wait_for_a_large_one(server: Server) -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from textmodel.priority import call_at, niceness
+from textmodel.priority import FARTHEST, call_at, niceness
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="threads have a niceness of their own on Linux"
@@ -29,6 +30,27 @@ def test_who_stands_back_already_comes_no_step_forward() -> None:
     assert call_at(before + 3, call_at, before, niceness) == before + 3
 
 
+def policy() -> int:
+    return os.sched_getscheduler(0)
+
+
+def test_who_stands_back_interrupts_nobody_and_who_does_farthest_runs_while_no_others_want_to() -> (
+    None
+):
+    before = policy()
+    assert call_at(niceness() + 3, policy) == os.SCHED_BATCH
+    assert call_at(FARTHEST, policy) == os.SCHED_IDLE
+    assert policy() == before
+
+
+def test_a_kernel_that_forbids_it_makes_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    assert call_at(FARTHEST, niceness) == FARTHEST
+
+
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(ZeroDivisionError):
-        call_at(19, lambda: 1 // 0)
+        call_at(FARTHEST, lambda: 1 // 0)
