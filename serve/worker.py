@@ -54,8 +54,8 @@ STALE = 0.5
 STALLED = 60
 """Seconds without a byte after which no thread waits for a client any more."""
 NICENESS = 17
-"""How far the threads of requests stand back. Before the engine's, but hardly: else each of their
-wake-ups interrupts it, or another one of them. docs/measured.md has what that costs."""
+"""How far the threads of requests stand back: behind the one that accepts connections, before the
+engine's. docs/measured.md has what that gives."""
 POLITE = 0.005
 """Seconds for which a connection is left to a worker that has fewer, before it is taken all the
 same."""
