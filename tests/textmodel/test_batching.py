@@ -39,7 +39,7 @@ def test_what_waits_is_spread_over_the_streams() -> None:
     assert len(Packed(64, 4).next([30] * 20, streams=1)) == 16
 
 
-def test_a_share_of_more_than_a_row_makes_a_batch_of_two() -> None:
+def test_a_share_that_fills_a_row_makes_a_batch_of_two() -> None:
     assert len(Packed(64, 4).next([30] * 10, streams=2)) == 8
 
 
