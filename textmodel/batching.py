@@ -95,7 +95,7 @@ class Packed:
     def next(self, lengths: Sequence[int], streams: int = 1) -> list[int]:
         share = math.ceil(sum(lengths) / streams)
         if lengths[0] <= self.tokens <= share:
-            rows = self._fill(lengths, self._count(max(share // self.tokens, 2)), self.tokens)
+            rows = self._fill(lengths, self._count(share // self.tokens), self.tokens)
         else:
             rows = self._fill(lengths, 1, self.width(max(min(share, self.tokens), lengths[0])))
         return sorted(chain.from_iterable(rows))

@@ -39,10 +39,6 @@ def test_what_waits_is_spread_over_the_streams() -> None:
     assert len(Packed(64, 4).next([30] * 20, streams=1)) == 16
 
 
-def test_a_share_that_fills_a_row_makes_a_batch_of_two() -> None:
-    assert len(Packed(64, 4).next([30] * 10, streams=2)) == 8
-
-
 def test_a_batch_has_one_two_or_four_rows() -> None:
     packed = Packed(64, 4)
     for start in range(len(LENGTHS)):
